@@ -1,0 +1,171 @@
+"""From a checked config to the objects of a run. Imports torch, so run.py calls it late."""
+
+import contextlib
+import logging
+import os
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import hydra.utils
+import pytorch_lightning as pl
+import torch
+from hydra.errors import InstantiationException
+from lightning_fabric.utilities.exceptions import MisconfigurationException
+from pytorch_lightning.callbacks import EarlyStopping
+from pytorch_lightning.profilers import AdvancedProfiler, Profiler, PyTorchProfiler, SimpleProfiler
+from torch import nn
+
+from fmnist import seeds
+from fmnist.augment import Augment
+from fmnist.classifier import Classifier
+from fmnist.data import FashionMNISTData
+from fmnist.errors import UsageError, UserError
+
+# What Lightning and torch say to people who did nothing wrong; each with its reason.
+QUIET = (
+    r".*does not have many workers.*",  # batches are indexed in memory, there are no workers
+    r".*`isinstance\(treespec, LeafSpec\)` is deprecated.*",  # Lightning 2.6 on torch >= 2.9
+    r".*GPU available but not used.*",  # trainer=cpu is a choice
+    r".*`srun` command is available.*",  # a SLURM client on a workstation is no mistake
+    r".*Checkpoint directory .* exists and is not empty.*",  # resuming is what it is for
+    r".*The number of training batches .* is smaller than the logging interval.*",
+    r".*Experiment logs directory .* exists and is not empty.*",
+    r".*lr_scheduler.step\(\).*before.*optimizer.step\(\).*",  # a resumed scheduler
+)
+
+PROJECT = Path(__file__).resolve().parents[1]
+
+
+def data(config: Mapping[str, Any]) -> FashionMNISTData:
+    values = config["data"]
+    folder = values["dir"] or os.environ.get("FMNIST_DATA") or PROJECT / "data"
+    return FashionMNISTData(
+        data_dir=Path(folder).expanduser(),
+        source=Path(values["source"]).expanduser() if values["source"] else None,
+        batch_size=values["batch_size"],
+        val_size=values["val_size"],
+        split_seed=values["split_seed"],
+        seed=config["seed"],
+        augment=Augment(**{k: v for k, v in config["augment"].items() if k != "test_flip"}),
+    )
+
+
+def net(config: Mapping[str, Any]) -> nn.Module:
+    """Build the network with weights drawn from `seed`, leaving the global generator as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seeds.derive(config["seed"], "weights"))
+        built = _instantiate("model", config["model"])
+    if not isinstance(built, nn.Module):
+        raise UserError(f"model._target_ must build a torch.nn.Module, got {type(built).__name__}.")
+    return built
+
+
+def classifier(config: Mapping[str, Any]) -> Classifier:
+    optim = config["optim"]
+    return Classifier(
+        net=net(config),
+        optimizer=_instantiate("optim.optimizer", {**optim["optimizer"], "_partial_": True}),
+        lr=optim["lr"],
+        schedule=_instantiate("optim.schedule", {**optim["schedule"], "_partial_": True}),
+        seed=config["seed"],
+        test_flip=config["augment"]["test_flip"],
+    )
+
+
+def check_trainer(config: Mapping[str, Any]) -> None:
+    """Refuse at once a device this machine does not have, or arguments Lightning does not take.
+
+    Raises:
+        UsageError: before data or folders are touched.
+    """
+    accelerator = config["trainer"].get("accelerator", "auto")
+    has = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    has["gpu"] = has["cuda"] or has["mps"]
+    if accelerator in has and not has[accelerator]:
+        kind = "CUDA or MPS device" if accelerator == "gpu" else f"{accelerator.upper()} device"
+        raise UsageError(
+            f"trainer.accelerator={accelerator} needs a {kind}, and torch {torch.__version__} "
+            "finds none here. Use trainer=cpu or trainer=auto, or check the driver with nvidia-smi."
+        )
+    trainer(config, Path(), [], None)
+
+
+def trainer(
+    config: Mapping[str, Any],
+    folder: Path,
+    callbacks: list[pl.Callback],
+    logger: pl.loggers.Logger | None,
+) -> pl.Trainer:
+    """Build the Trainer; raises UsageError with Lightning's words for arguments that do not fit."""
+    arguments = dict(config["trainer"])
+    if arguments.get("profiler"):
+        arguments["profiler"] = _profiler(arguments["profiler"], folder)
+    patience = config["callbacks"]["early_stopping"]["patience"]
+    if patience is not None:
+        callbacks = [
+            EarlyStopping(
+                monitor=config["metric"],
+                mode="max" if config["metric"] == "val/acc" else "min",
+                patience=patience,
+                min_delta=config["callbacks"]["early_stopping"]["min_delta"],
+            ),
+            *callbacks,
+        ]
+    if config["data"]["val_size"] == 0:
+        arguments["limit_val_batches"] = 0
+    has_bar = any(isinstance(c, pl.callbacks.ProgressBar) for c in callbacks)
+    arguments = {"enable_model_summary": False} | arguments | {"enable_progress_bar": has_bar}
+    try:
+        return pl.Trainer(
+            logger=logger or False,
+            callbacks=callbacks,
+            default_root_dir=folder,
+            enable_autolog_hparams=False,
+            **arguments,
+        )
+    except (MisconfigurationException, ValueError) as error:
+        raise UsageError(f"trainer: {str(error).strip().splitlines()[0]}") from None
+
+
+def is_partial(config: Mapping[str, Any]) -> bool:
+    """Say whether any stage is limited to a part of its data."""
+    values = config["trainer"]
+    limits = [values.get(f"limit_{stage}_batches") for stage in ("train", "val", "test")]
+    return (
+        any(isinstance(limit, int) or limit not in (None, 1.0) for limit in limits)
+        or bool(values.get("overfit_batches"))
+        or bool(values.get("fast_dev_run"))
+    )
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Silence what libraries say to people who did nothing wrong."""
+    with warnings.catch_warnings():
+        for message in QUIET:
+            warnings.filterwarnings("ignore", message=message)
+        for name in ("pytorch_lightning", "lightning_fabric"):
+            logging.getLogger(name).setLevel(logging.ERROR)
+        yield
+
+
+def _instantiate(key: str, values: Mapping[str, Any]) -> Callable[..., Any]:
+    try:
+        return hydra.utils.instantiate(dict(values), _convert_="all")  # type: ignore[no-any-return]
+    except InstantiationException as error:
+        cause = error.__cause__ or error
+        raise UserError(
+            f"{key}._target_={values['_target_']} cannot be built: "
+            f"{str(cause).strip().splitlines()[0]}"
+        ) from error
+
+
+def _profiler(kind: str, folder: Path) -> Profiler:
+    kinds: dict[str, type[Profiler]] = {
+        "simple": SimpleProfiler,
+        "advanced": AdvancedProfiler,
+        "pytorch": PyTorchProfiler,
+    }
+    return kinds[kind](dirpath=folder, filename="profile")

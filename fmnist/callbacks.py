@@ -1,0 +1,333 @@
+"""What happens beside the training: history, checkpoints, figures, progress, signals."""
+
+import contextlib
+import csv
+import io
+import math
+import os
+import signal
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Callback, Checkpoint
+from pytorch_lightning.callbacks import ProgressBar as LightningProgressBar
+from pytorch_lightning.loggers import TensorBoardLogger
+from pytorch_lightning.trainer.states import TrainerFn
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor
+
+from fmnist.errors import Interrupted
+
+Row = dict[str, float]
+Write = Callable[[Path, str], None]
+
+
+class Events(TensorBoardLogger):
+    """TensorBoard events at the top of the run folder, and no other file."""
+
+    def __init__(self, folder: Path, purge_step: int | None = None) -> None:
+        super().__init__(
+            str(folder), name="", version="", default_hp_metric=False, purge_step=purge_step
+        )
+
+    def save(self) -> None:
+        """Flush; Lightning's own would also write hparams.yaml, which run.json makes redundant."""
+        self.experiment.flush()
+
+    def finalize(self, status: str) -> None:
+        """Flush only: closing after the fit would start a second file for the test."""
+        self.experiment.flush()
+
+    def close(self) -> None:
+        self.experiment.close()
+
+
+class History(Checkpoint):
+    """One row of numbers per epoch: metrics.csv, the loggers, and `rows` for figures and scores.
+
+    A Checkpoint by type, because Lightning calls those last: after the module has its scores, and
+    before `Checkpoints` saves the rows.
+    """
+
+    COLUMNS = (
+        "epoch",
+        "step",
+        "train/loss",
+        "train/acc",
+        "val/loss",
+        "val/acc",
+        "lr",
+        "images_per_s",
+        "epoch_s",
+    )
+
+    def __init__(self, path: Path, write: Write, say: Callable[[str], None]) -> None:
+        self.path = path
+        self.write = write
+        self.say = say
+        self.rows: list[Row] = []
+        self._started = self._trained = 0.0
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"rows": self.rows}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.rows = state_dict["rows"]
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._started = time.perf_counter()
+
+    def on_train_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        if batch_idx + 1 == trainer.num_training_batches:
+            self._trained = time.perf_counter()
+        if (batch_idx + 1) % trainer.log_every_n_steps == 0:
+            point = {"train/loss_step": float(outputs["loss"]), "lr": _learning_rate(trainer)}
+            self._log(trainer, point)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        num_images = trainer.num_training_batches * trainer.datamodule.train_dataloader().batch_size  # type: ignore[attr-defined]
+        row = {"epoch": trainer.current_epoch + 1, "step": trainer.global_step}
+        row |= pl_module.scores  # type: ignore[arg-type]
+        row |= {
+            "lr": _learning_rate(trainer),
+            "images_per_s": round(num_images / max(self._trained - self._started, 1e-9), 1),
+            "epoch_s": round(time.perf_counter() - self._started, 3),
+        }
+        self.rows.append(row)
+        self._log(trainer, {k: v for k, v in row.items() if k not in ("epoch", "step")})
+        if trainer.is_global_zero:
+            self.write(self.path, _csv(self.rows, self.COLUMNS))
+            self.say(epoch_line(row, trainer.max_epochs))
+
+    def _log(self, trainer: pl.Trainer, numbers: Mapping[str, float]) -> None:
+        for logger in trainer.loggers:
+            logger.log_metrics(dict(numbers), step=trainer.global_step)
+
+
+class Checkpoints(Checkpoint):
+    """best.ckpt, last.ckpt and previous.ckpt in `folder`, written at the end of every epoch.
+
+    `best` is the epoch with the best `metric` (`best_epoch`, 1-based), or the last one when
+    `metric` is None. Whatever the moment of a kill, `last` is a whole checkpoint whose idea of the
+    best epoch agrees with best.ckpt, or a resume from it makes best.ckpt anew. `saved` is told the
+    epochs done.
+    """
+
+    def __init__(self, folder: Path, metric: str | None, saved: Callable[[int], None]) -> None:
+        self.folder = folder
+        self.metric = metric
+        self.saved = saved
+        self.best_epoch = 0
+        self.best_score = math.nan
+        self.stopped = False
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "best_epoch": self.best_epoch,
+            "best_score": self.best_score,
+            "stopped": self.stopped,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.best_epoch = state_dict["best_epoch"]
+        self.best_score = state_dict["best_score"]
+        self.stopped = state_dict["stopped"]
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        trainer.should_stop = self.stopped  # early stopping had ended this run before it was killed
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        epoch = trainer.current_epoch + 1
+        score = pl_module.scores.get(self.metric) if self.metric else None  # type: ignore[union-attr,operator]
+        is_best = self.metric is None or (score is not None and self._improves(float(score)))
+        if is_best or self.best_epoch == 0:
+            self.best_epoch = epoch
+            self.best_score = math.nan if score is None else float(score)
+            is_best = True
+        self.stopped = trainer.should_stop
+        new = self.folder / "new.ckpt"
+        trainer.save_checkpoint(new)  # on every process: it gathers
+        if trainer.is_global_zero:
+            self._rotate(new, is_best)
+            self.saved(epoch)
+
+    def _improves(self, score: float) -> bool:
+        if math.isnan(self.best_score):
+            return True
+        return score > self.best_score if self.metric == "val/acc" else score < self.best_score
+
+    def _rotate(self, new: Path, is_best: bool) -> None:
+        with new.open("rb") as file:
+            os.fsync(file.fileno())
+        last = self.folder / "last.ckpt"
+        if is_best:
+            _link(new, self.folder / "best.ckpt")
+        if last.exists():
+            _link(last, self.folder / "previous.ckpt")
+        os.replace(new, last)
+
+
+class Outputs(Callback):
+    """Collects the logits (N, K) and labels (N,) of one evaluation, on the CPU."""
+
+    def __init__(self) -> None:
+        self._outputs: list[Mapping[str, Tensor]] = []
+
+    def take(self) -> tuple[Tensor, Tensor]:
+        """Return (probs float32 (N, K), labels int64 (N,)) and forget them."""
+        logits = torch.cat([o["logits"] for o in self._outputs])
+        labels = torch.cat([o["labels"] for o in self._outputs])
+        self._outputs.clear()
+        return logits.softmax(dim=1).cpu(), labels.cpu()
+
+    def on_test_batch_end(self, *args: Any) -> None:
+        self._outputs.append(args[2])
+
+    def on_validation_batch_end(self, trainer: pl.Trainer, *args: Any) -> None:
+        if trainer.state.fn == TrainerFn.VALIDATING:  # not the validation within a fit
+            self._outputs.append(args[1])
+
+
+class StopOnSignal(Callback):
+    """Ends the run with `Interrupted` at the next batch after SIGINT or SIGTERM.
+
+    The handler only sets a flag. A second Ctrl-C ends at once.
+    """
+
+    SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+    def __init__(self) -> None:
+        self.signum: int | None = None
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> "StopOnSignal":
+        with contextlib.suppress(ValueError):  # not in the main thread, as in some notebooks
+            for signum in self.SIGNALS:
+                self._before[signum] = signal.signal(signum, self._note)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for signum, handler in self._before.items():
+            signal.signal(signum, handler)
+
+    def check(self) -> None:
+        if self.signum is not None:
+            raise Interrupted(self.signum)
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        self.check()
+
+    def on_validation_batch_end(self, *_: Any) -> None:
+        self.check()
+
+    def on_test_batch_end(self, *_: Any) -> None:
+        self.check()
+
+    def _note(self, signum: int, _: FrameType | None) -> None:
+        if self.signum == signal.SIGINT == signum:
+            raise KeyboardInterrupt
+        self.signum = signum
+
+
+class ProgressBar(LightningProgressBar):
+    """A rich progress bar on stderr with loss and accuracy, redrawn at most ten times a second."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._progress: Progress | None = None
+        self._updated = 0.0
+
+    def disable(self) -> None:
+        self._progress = None
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self._progress is None:
+            columns = (
+                TextColumn("{task.description}"),
+                BarColumn(bar_width=24),
+                MofNCompleteColumn(),
+                TimeRemainingColumn(compact=True),
+                TextColumn("{task.fields[numbers]}"),
+            )
+            self._progress = Progress(*columns, console=Console(stderr=True), transient=True)
+            self._progress.start()
+            self._task = self._progress.add_task("", total=None, numbers="")
+        self._progress.reset(self._task, total=int(trainer.num_training_batches), numbers="")
+        self._progress.update(
+            self._task, description=f"Epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
+        )
+
+    def on_train_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        now = time.monotonic()
+        if self._progress is None or now - self._updated < 0.1:
+            return
+        self._updated = now
+        sums = pl_module.tallies["train_split"].compute()  # type: ignore[index,operator,union-attr]
+        numbers = f"loss {sums['loss']:.3f}  acc {sums['acc']:.1%}"
+        self._progress.update(self._task, completed=batch_idx + 1, numbers=numbers)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self._progress is not None:
+            self._progress.update(self._task, completed=int(trainer.num_training_batches))
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+            self._progress = None
+
+    def print(self, *args: Any, **kwargs: Any) -> None:
+        """Write above the bar."""
+        console = self._progress.console if self._progress else Console(stderr=True)
+        console.print(*args, highlight=False, **kwargs)
+
+
+def epoch_line(row: Mapping[str, float], num_epochs: int | None) -> str:
+    """Put a row of the history into one line."""
+    parts = [f"epoch {row['epoch']:.0f}/{num_epochs}"]
+    for split in ("train", "val"):
+        if f"{split}/acc" in row:
+            parts.append(f"{split} loss {row[f'{split}/loss']:.4f} acc {row[f'{split}/acc']:.2%}")
+    return "  ".join([*parts, f"{row['images_per_s']:,.0f} images/s", f"{row['epoch_s']:.1f} s"])
+
+
+def _learning_rate(trainer: pl.Trainer) -> float:
+    return float(trainer.optimizers[0].param_groups[0]["lr"])
+
+
+def _csv(rows: Sequence[Row], columns: Sequence[str]) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, restval="", lineterminator="\n", extrasaction="ignore")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def _link(source: Path, target: Path) -> None:
+    """Let `target` be the file `source` in one step, without copying where links are possible."""
+    temporary = target.with_name(f".{target.name}.tmp")
+    temporary.unlink(missing_ok=True)
+    try:
+        os.link(source, temporary)
+    except OSError:  # a file system without hard links
+        temporary.write_bytes(source.read_bytes())
+    os.replace(temporary, target)

@@ -1,0 +1,166 @@
+"""The LightningModule: loss, metrics, optimizer. Knows no files and no config."""
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import pytorch_lightning as pl
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+from torchmetrics import Metric
+
+from fmnist import seeds
+from fmnist.errors import UserError
+
+Schedule = Callable[[float], float]
+
+
+class OptimizerFactory(Protocol):
+    def __call__(self, params: Any, *, lr: float) -> Optimizer: ...
+
+
+class Tally(Metric):
+    """Mean cross-entropy (nats) and accuracy over all images seen, also across processes."""
+
+    full_state_update = False
+    loss_sum: Tensor
+    num_correct: Tensor
+    num_images: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("loss_sum", torch.tensor(0.0), dist_reduce_fx="sum")
+        self.add_state("num_correct", torch.tensor(0), dist_reduce_fx="sum")
+        self.add_state("num_images", torch.tensor(0), dist_reduce_fx="sum")
+
+    def update(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
+        """Count a batch: `loss` is its mean, logits (B, K), labels (B,)."""
+        self.loss_sum += loss.detach() * len(labels)
+        self.num_correct += (logits.argmax(dim=1) == labels).sum()
+        self.num_images += len(labels)
+
+    def compute(self) -> dict[str, Tensor]:
+        num_images = self.num_images.cpu().double()  # in float64 on the CPU: 0.92 is 0.92
+        return {
+            "loss": self.loss_sum.cpu().double() / num_images,
+            "acc": self.num_correct.cpu().double() / num_images,
+        }
+
+
+class Classifier(pl.LightningModule):
+    """Trains `net`, which maps uint8 images (B, 1, 28, 28) to logits (B, K).
+
+    `lr` is the peak learning rate, `schedule` its factor at a point 0..1 of the training. Dropout
+    is seeded by (seed, epoch). `test_flip` averages predictions over an image and its mirror image.
+    `scores` holds `split/loss` and `split/acc` of the current epoch.
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        optimizer: OptimizerFactory,
+        lr: float,
+        schedule: Schedule,
+        seed: int,
+        test_flip: bool,
+    ) -> None:
+        super().__init__()
+        self.net = net
+        self.optimizer_factory = optimizer
+        self.lr = lr
+        self.schedule = schedule
+        self.seed = seed
+        self.test_flip = test_flip
+        self.tallies = nn.ModuleDict({f"{s}_split": Tally() for s in ("train", "val", "test")})
+        self.scores: dict[str, float] = {}
+        self._losses: list[Tensor] = []  # of the steps not yet checked for NaN
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.net(images)  # type: ignore[no-any-return]
+
+    def predict_logits(self, images: Tensor) -> Tensor:
+        """Return float32 logits (B, K): the one path of every score and prediction."""
+        with torch.autocast(images.device.type, enabled=False):
+            logits: Tensor = self.net(images).float()
+            if self.test_flip:
+                logits = (logits + self.net(images.flip(-1)).float()) / 2
+            return logits
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        optimizer = self.optimizer_factory(self.net.parameters(), lr=self.lr)
+        last_step = max(int(self.trainer.estimated_stepping_batches) - 1, 1)
+        scheduler = LambdaLR(optimizer, lambda step: self.schedule(min(step / last_step, 1.0)))
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
+        }
+
+    def on_train_epoch_start(self) -> None:
+        torch.manual_seed(seeds.derive(self.seed, "dropout", self.current_epoch, self.global_rank))
+        self.scores = {}
+        self._tally("train").reset()
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        images, labels = batch
+        logits = self.net(images)
+        loss = F.cross_entropy(logits, labels)
+        self._tally("train").update(loss, logits, labels)
+        self._losses.append(loss.detach())
+        return loss
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if (batch_idx + 1) % self.trainer.log_every_n_steps == 0:
+            self._check_losses(batch_idx)
+
+    def on_train_epoch_end(self) -> None:
+        self._check_losses(int(self.trainer.num_training_batches) - 1)
+        self._log_scores("train")
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> dict[str, Tensor]:
+        return self._evaluate(batch, "val")
+
+    def on_validation_epoch_end(self) -> None:
+        self._log_scores("val")
+
+    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> dict[str, Tensor]:
+        return self._evaluate(batch, "test")
+
+    def on_test_epoch_end(self) -> None:
+        self._log_scores("test")
+
+    def _evaluate(self, batch: tuple[Tensor, Tensor], split: str) -> dict[str, Tensor]:
+        images, labels = batch
+        logits = self.predict_logits(images)
+        self._tally(split).update(F.cross_entropy(logits, labels), logits, labels)
+        return {"logits": logits, "labels": labels}
+
+    def _log_scores(self, split: str) -> None:
+        tally = self._tally(split)
+        scores = {f"{split}/{name}": value for name, value in tally.compute().items()}
+        tally.reset()
+        self.scores |= {name: value.item() for name, value in scores.items()}
+        # logger=False: History hands an epoch's numbers to the loggers in one piece.
+        self.log_dict({name: value.float() for name, value in scores.items()}, logger=False)
+
+    def _tally(self, split: str) -> Tally:
+        tally = self.tallies[f"{split}_split"]
+        assert isinstance(tally, Tally)
+        return tally
+
+    def _check_losses(self, batch_idx: int) -> None:
+        """Stop at the first non-finite loss since the last check; one read from the device."""
+        if not self._losses:
+            return
+        finite = torch.stack(self._losses).isfinite()
+        first = batch_idx + 1 - len(self._losses)
+        self._losses.clear()
+        if not finite.all():
+            batch = first + int((~finite).nonzero()[0, 0])
+            step = self.current_epoch * int(self.trainer.num_training_batches) + batch
+            raise UserError(
+                f"The loss is not finite at epoch {self.current_epoch + 1}, step {step + 1} "
+                f"(batch {batch + 1} of the epoch). Lower optim.lr (now {self.lr}) or set "
+                "trainer.gradient_clip_val=1.0; checkpoints/last.ckpt holds the last good epoch."
+            )

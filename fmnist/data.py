@@ -1,0 +1,231 @@
+"""Fashion-MNIST as a LightningDataModule: one uint8 tensor, whole batches by index."""
+
+import hashlib
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+from torchvision.datasets import FashionMNIST
+
+from fmnist import seeds, sources
+from fmnist.augment import Augment
+from fmnist.errors import UserError
+
+Batch = tuple[Tensor, Tensor]
+
+
+class Batches:
+    """Batches of (images uint8 (B, 1, 28, 28), labels int64 (B,)) at `indices` of full tensors.
+
+    With a `seed` the order is a permutation drawn from (seed, epoch), and the incomplete last
+    global batch is dropped, unless it is the only one. Without, every image comes once, in order.
+    Process `rank` of `num_ranks` gets its share of each global batch.
+    """
+
+    def __init__(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        indices: Tensor,
+        batch_size: int,
+        *,
+        seed: int | None = None,
+        augment: Augment | None = None,
+        reshuffle: bool = True,
+        rank: int = 0,
+        num_ranks: int = 1,
+    ) -> None:
+        self.images = images
+        self.labels = labels
+        self.indices = indices
+        self.batch_size = min(batch_size, max(len(indices), 1))
+        self.seed = seed
+        self.augment = augment
+        self.reshuffle = reshuffle
+        self.rank = rank
+        self.num_ranks = num_ranks
+        self.epoch = 0
+
+    @property
+    def batch_sampler(self) -> "_EpochSetter":
+        """Where Lightning looks for `sampler.set_epoch`; a `sampler` of ours it would replace."""
+        return _EpochSetter(self)
+
+    def __len__(self) -> int:
+        if self.seed is not None:
+            return len(self.indices) // self.batch_size
+        return math.ceil(len(self.indices) / self.batch_size)
+
+    def __iter__(self) -> Iterator[Batch]:
+        order, draws = self.indices, {}
+        if self.seed is not None:
+            epoch = self.epoch if self.reshuffle else 0
+            generator = torch.Generator().manual_seed(seeds.derive(self.seed, "order", epoch))
+            order = order[torch.randperm(len(order), generator=generator)]
+            if self.augment:
+                draws = dict(self.augment.draw(len(self.images), self.seed, epoch))
+        device = self.images.device
+        order = order.to(device)
+        draws = {name: values.to(device) for name, values in draws.items()}
+        for i in range(len(self)):
+            chosen = order[i * self.batch_size : (i + 1) * self.batch_size]
+            chosen = chosen[self.rank :: self.num_ranks]
+            images = self.images[chosen]
+            if self.augment and draws:
+                images = self.augment(images, {k: v[chosen] for k, v in draws.items()})
+            yield images, self.labels[chosen]
+
+
+class _EpochSetter:
+    def __init__(self, batches: Batches) -> None:
+        self._batches = batches
+        self.sampler = self
+
+    def set_epoch(self, epoch: int) -> None:
+        self._batches.epoch = epoch
+
+
+class FashionMNISTData(pl.LightningDataModule):
+    """Obtains, verifies, splits and batches Fashion-MNIST.
+
+    The validation split is stratified and drawn from the training file by `split_seed` alone;
+    `val_size=0` trains on the whole file. `seed` orders and augments the training batches.
+    `source` is as in fmnist.sources.obtain.
+    """
+
+    EVAL_BATCH_SIZE = 1000  # no gradients are kept, so evaluation can take large batches
+
+    def __init__(
+        self,
+        data_dir: Path,
+        source: Path | None,
+        batch_size: int,
+        val_size: int,
+        split_seed: int,
+        seed: int,
+        augment: Augment,
+    ) -> None:
+        super().__init__()
+        self.data_dir = data_dir
+        self.source = source
+        self.batch_size = batch_size
+        self.val_size = val_size
+        self.split_seed = split_seed
+        self.seed = seed
+        self.augment = augment
+        self.train_indices = torch.empty(0, dtype=torch.int64)
+        self.val_indices = torch.empty(0, dtype=torch.int64)
+        self._splits: dict[str, tuple[Tensor, Tensor]] = {}
+
+    def prepare_data(self) -> None:
+        """Put the four verified files into `data_dir`; raises UserError when no source has them."""
+        sources.obtain(self.data_dir, self.source)
+
+    def setup(self, stage: str | None = None) -> None:
+        """Load both files once and draw the split; raises UserError for damaged or unfit data."""
+        if self._splits:
+            return
+        sources.verify(self.data_dir / "FashionMNIST" / "raw")
+        for split in ("train", "test"):
+            data = FashionMNIST(str(self.data_dir), train=split == "train", download=False)
+            self._splits[split] = (data.data.unsqueeze(1), data.targets)
+        labels = self._splits["train"][1]
+        if self.val_size >= len(labels):
+            raise UserError(
+                f"data.val_size must be less than the {len(labels)} training images, "
+                f"got {self.val_size}. Leave some to train on."
+            )
+        self.train_indices, self.val_indices = split_indices(labels, self.val_size, self.split_seed)
+
+    @property
+    def split_hash(self) -> str:
+        """sha256 of the validation images' indices, as little-endian int64."""
+        return hashlib.sha256(self.val_indices.numpy().astype("<i8").tobytes()).hexdigest()
+
+    def arrays(self, split: str) -> tuple[Tensor, Tensor]:
+        """Return (images uint8 (N, 1, 28, 28), labels int64 (N,)) of train, val or test."""
+        images, labels = self._splits["test" if split == "test" else "train"]
+        if split == "test":
+            return images, labels
+        indices = self.train_indices if split == "train" else self.val_indices
+        return images[indices], labels[indices]
+
+    def train_dataloader(self) -> Batches:
+        images, labels = self._on_device("train")
+        num_ranks = self.trainer.world_size if self.trainer else 1
+        if self.batch_size % num_ranks:
+            raise UserError(
+                f"data.batch_size must be divisible by the {num_ranks} processes that share it, "
+                f"got {self.batch_size}. Take a multiple of {num_ranks}."
+            )
+        return Batches(
+            images,
+            labels,
+            self.train_indices,
+            self.batch_size,
+            seed=self.seed,
+            augment=self.augment,
+            reshuffle=not (self.trainer and self.trainer.overfit_batches),
+            **self._ranks(),
+        )
+
+    def val_dataloader(self) -> Batches | list[Batches]:
+        if not len(self.val_indices):
+            return []
+        images, labels = self._on_device("train")
+        size = self._eval_size(self.trainer.limit_val_batches if self.trainer else None)
+        return Batches(images, labels, self.val_indices, size, **self._ranks())
+
+    def test_dataloader(self) -> Batches:
+        images, labels = self._on_device("test")
+        size = self._eval_size(self.trainer.limit_test_batches if self.trainer else None)
+        return Batches(images, labels, torch.arange(len(labels)), size, **self._ranks())
+
+    def _eval_size(self, limit_batches: float | None) -> int:
+        """Keep to `batch_size` where the number of batches is limited: a limit means those."""
+        limited = isinstance(limit_batches, int) or limit_batches not in (None, 1.0)
+        return self.batch_size if limited else self.EVAL_BATCH_SIZE
+
+    def _on_device(self, split: str) -> tuple[Tensor, Tensor]:
+        """Keep the data where the training happens: 47 MB that need no copy per batch."""
+        if self.trainer is None:
+            return self._splits[split]
+        device = self.trainer.strategy.root_device
+        images, labels = self._splits[split]
+        self._splits[split] = (images.to(device), labels.to(device))
+        return self._splits[split]
+
+    def _ranks(self) -> dict[str, int]:
+        if self.trainer is None:
+            return {}
+        return {"rank": self.trainer.global_rank, "num_ranks": self.trainer.world_size}
+
+
+def split_indices(labels: Tensor, val_size: int, split_seed: int) -> tuple[Tensor, Tensor]:
+    """Draw a stratified validation split of `labels` (N,); returns sorted int64 (train, val) indices.
+
+    Classes differ by at most one image from their exact share; which classes get the odd ones is
+    drawn too.
+    """
+    generator = torch.Generator().manual_seed(seeds.derive(split_seed, "split"))
+    shuffled = torch.randperm(len(labels), generator=generator)
+    classes, counts = labels.unique(return_counts=True)
+    exact = counts * (val_size / len(labels))
+    sizes = exact.floor().long()
+    tie_break = torch.rand(len(classes), generator=generator, dtype=torch.float64)
+    by_remainder = torch.argsort(
+        (exact - sizes).round(decimals=9) + tie_break * 1e-10, descending=True
+    )
+    sizes[by_remainder[: val_size - int(sizes.sum())]] += 1
+    shuffled_labels = labels[shuffled]
+    chosen = [
+        shuffled[shuffled_labels == label][:size]
+        for label, size in zip(classes.tolist(), sizes.tolist(), strict=True)
+    ]
+    val = torch.cat(chosen).sort().values if chosen else shuffled[:0]
+    keep = torch.ones(len(labels), dtype=torch.bool)
+    keep[val] = False
+    return keep.nonzero().squeeze(1), val

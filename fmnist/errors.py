@@ -1,0 +1,44 @@
+"""The exceptions for mistakes a user can make and mend, and how a script ends on them.
+
+Everything else is a bug of ours and keeps its traceback.
+"""
+
+import contextlib
+import sys
+from collections.abc import Iterator
+
+
+class UserError(ValueError):
+    """Something that was started or read failed; the message says what, why and the remedy."""
+
+    exit_code = 1
+
+
+class UsageError(UserError):
+    """The command line, or the config composed from it, is wrong; nothing was started."""
+
+    exit_code = 2
+
+
+class Interrupted(BaseException):
+    """A signal asked for a stop, and the run came to a safe point; ends with 128 + signum."""
+
+    def __init__(self, signum: int) -> None:
+        super().__init__({2: "SIGINT", 15: "SIGTERM"}.get(signum, f"signal {signum}"))
+        self.signum = signum
+
+
+@contextlib.contextmanager
+def exit_codes() -> Iterator[None]:
+    """Turn a user's mistake or a signal into one line on stderr and the exit code it stands for."""
+    try:
+        yield
+    except UserError as error:
+        print(f"Error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print("Interrupted.", file=sys.stderr)
+        sys.exit(130)
+    except Interrupted as stop:
+        print(f"Interrupted by {stop}. The same line goes on from here.", file=sys.stderr)
+        sys.exit(128 + stop.signum)

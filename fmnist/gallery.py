@@ -1,0 +1,50 @@
+"""The figures of one run, kept as PNG files and in TensorBoard's image tab."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from torch import Tensor
+
+from fmnist import figures
+from fmnist.callbacks import Events, Row
+
+
+class Gallery:
+    """Draws into `folder` what `which` (all | curves | none) allows."""
+
+    def __init__(
+        self, folder: Path, which: str, class_names: Sequence[str], events: Events | None
+    ) -> None:
+        self.folder = folder
+        self.which = which
+        self.class_names = class_names
+        self.events = events
+
+    def training(
+        self, images: Tensor, labels: Tensor, rows: Sequence[Row], best_epoch: int
+    ) -> None:
+        """Draw training samples, images uint8 (N, 1, 28, 28), and the curves of all epochs."""
+        if self.which == "all":
+            grid = figures.samples(images.cpu().numpy(), labels.cpu().numpy(), self.class_names)
+            self._keep("samples", grid, step=0)
+        if self.which != "none":
+            step = int(rows[-1]["step"])
+            self._keep("curves", figures.curves(rows, best_epoch=best_epoch), step)
+
+    def evaluation(self, images: Tensor, labels: Tensor, probs: Tensor, step: int) -> None:
+        """Draw what the model makes of images it was not trained on; probs (N, K)."""
+        if self.which != "all":
+            return
+        arrays = images.cpu().numpy(), labels.numpy(), probs.numpy()
+        names = self.class_names
+        self._keep("predictions", figures.predictions(*arrays, names), step)
+        self._keep("mistakes", figures.mistakes(*arrays, names), step)
+        self._keep("confusion", figures.confusion(arrays[1], arrays[2].argmax(1), names), step)
+        self._keep("reliability", figures.reliability(arrays[1], arrays[2]), step)
+
+    def _keep(self, name: str, figure: figures.Figure, step: int) -> None:
+        self.folder.mkdir(exist_ok=True)
+        figures.save(figure, self.folder / f"{name}.png")
+        if self.events is not None:
+            pixels = figures.to_array(figure)
+            self.events.experiment.add_image(f"figures/{name}", pixels, step, dataformats="HWC")

@@ -1,0 +1,269 @@
+"""A run is a folder, and run.json is its record: what was asked for, what came out. Torch-free.
+
+`decide` is the one rule of what a start in a folder does: start, resume, return the finished
+result, or refuse.
+"""
+
+import contextlib
+import datetime
+import hashlib
+import json
+import os
+import platform
+import re
+import socket
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal
+
+from fmnist.errors import UsageError, UserError
+
+SCHEMA = 1
+RECORD = "run.json"
+CHECKPOINTS = ("last.ckpt", "previous.ckpt")  # what resuming reads, best first
+MAX_NAME_LENGTH = 120
+PACKAGES = ("fmnist", "torch", "torchvision", "pytorch-lightning", "hydra-core", "numpy")
+
+# Keys that say where, how and how loudly a run happens, not what is trained.
+NOT_IDENTITY = {
+    "name",
+    "figures",
+    "checkpoints",
+    "test",
+    "note",
+    "logger.kind",
+    "data.dir",
+    "data.source",
+    "trainer.accelerator",
+    "trainer.devices",
+    "trainer.num_nodes",
+    "trainer.strategy",
+    "trainer.sync_batchnorm",
+    "trainer.profiler",
+    "trainer.log_every_n_steps",
+    "trainer.num_sanity_val_steps",
+    "trainer.enable_progress_bar",
+    "trainer.enable_model_summary",
+}
+_ABSENT = "(not set)"
+
+
+class Record:
+    """run.json of one run, rewritten whole and atomically by every `update`."""
+
+    def __init__(self, folder: Path, data: dict[str, Any]) -> None:
+        self.folder = folder
+        self.data = data
+
+    def update(self, **fields: Any) -> None:
+        self.data |= fields
+        write_atomically(self.folder / RECORD, json.dumps(self.data, indent=2) + "\n")
+
+    @property
+    def scores(self) -> dict[str, float]:
+        return dict(self.data.get("scores", {}))
+
+    @property
+    def status(self) -> str:
+        return str(self.data["status"])
+
+    def close_attempt(self, **fields: Any) -> None:
+        """Note how long the current attempt has lasted, along with `fields`."""
+        attempts = self.data["attempts"]
+        attempts[-1]["seconds"] = round(time.time() - attempts[-1].pop("started"), 3)
+        self.update(duration_s=round(sum(a.get("seconds", 0) for a in attempts), 3), **fields)
+
+
+def read(folder: Path) -> Record:
+    """Read the record of a run folder; raises UserError when it is missing or damaged."""
+    path = folder / RECORD
+    try:
+        data = json.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{folder} is no run folder: {RECORD} is missing.") from None
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{path} cannot be read ({error}). Restore it, or delete the folder and run again."
+        ) from None
+    if not isinstance(data, dict) or data.get("schema") != SCHEMA or "config" not in data:
+        raise UserError(
+            f"{path} is not a record of this version of fmnist (schema {SCHEMA}). "
+            "Choose another name=..."
+        )
+    return Record(folder, data)
+
+
+def decide(
+    folder: Path, config: Mapping[str, Any], overrides: Sequence[str]
+) -> Literal["start", "resume", "finished"]:
+    """Say what starting `config` in `folder` means. Reads only; nothing is changed.
+
+    Raises:
+        UsageError: the folder holds a run made with another config, or is no run at all.
+    """
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return "start"
+    if not (folder / RECORD).exists():
+        raise UsageError(
+            f"{folder} exists but is no run: {RECORD} is missing. Choose another name=..."
+        )
+    record = read(folder)
+    changed = differences(record.data, {"config": dict(config), "overrides": list(overrides)})
+    if changed:
+        shown = "; ".join(f"{key}: {_plain(old)}, now {_plain(new)}" for key, old, new in changed)
+        raise UsageError(
+            f"{folder} was made with another config ({shown}). "
+            "Choose another name=... or delete the folder."
+        )
+    if record.status == "finished":
+        return "finished"
+    resumable = any((folder / "checkpoints" / name).exists() for name in CHECKPOINTS)
+    return "resume" if resumable else "start"
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
+    """List (key, old, new) where two records disagree on what is trained."""
+    before, after = identity(old), identity(new)
+    return [
+        (key, before.get(key, _ABSENT), after.get(key, _ABSENT))
+        for key in sorted({*before, *after})
+        if before.get(key, _ABSENT) != after.get(key, _ABSENT)
+    ]
+
+
+def identity(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the flat config keys that decide what a run trains.
+
+    `trainer.precision` counts when the user typed it, not when a trainer group chose it.
+    """
+    typed = [word.lstrip("+").partition("=")[0] for word in record.get("overrides", [])]
+    left_out = NOT_IDENTITY - {"trainer.precision"}
+    if "trainer.precision" not in typed:
+        left_out = left_out | {"trainer.precision"}
+    return {k: v for k, v in flatten(record["config"]).items() if k not in left_out}
+
+
+def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Turn nested mappings into one level of dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def claim(root: Path, name: str | None, suffix: str) -> Path:
+    """Make and return the folder of a new run, or return the existing one of that name.
+
+    Without a name a unique one is made from the time; two starts in one second get two folders.
+    """
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        if name is not None:
+            (root / short(name)).mkdir(exist_ok=True)
+            return root / short(name)
+        stamp = f"{datetime.datetime.now():%Y-%m-%d_%H-%M-%S}_{short(suffix)}"
+        for i in range(1, 10_000):
+            folder = root / (stamp if i == 1 else f"{stamp}-{i}")
+            with contextlib.suppress(FileExistsError):
+                folder.mkdir(exist_ok=False)
+                return folder
+    except OSError as error:
+        raise UserError(
+            f"Cannot make a run folder under {root.resolve()} ({error.strerror}). "
+            "Start the command in a folder you can write to."
+        ) from None
+    raise UserError(f"Cannot find a free folder name under {root}.")
+
+
+def start(folder: Path, config: dict[str, Any], overrides: Sequence[str]) -> Record:
+    """Write the first record of a run in its claimed folder."""
+    record = Record(folder, {"schema": SCHEMA, "status": "running", "config": config})
+    record.data |= {
+        "overrides": list(overrides),
+        "scores": {},
+        "epochs_done": 0,
+        "attempts": [],
+        "seed": config["seed"],
+        "note": config["note"],
+        "versions": versions(),
+        **commit(),
+    }
+    return record
+
+
+def attempt(record: Record, start_epoch: int) -> None:
+    """Append this process's attempt, which goes on from `start_epoch` finished epochs."""
+    here = {"start_epoch": start_epoch, "pid": os.getpid(), "host": socket.gethostname()}
+    record.data["attempts"].append({**here, "started": time.time()})
+    record.data.pop("error", None)
+    record.update(status="running")
+
+
+def short(name: str) -> str:
+    """Return `name` made safe for a folder and at most 120 characters long, by a hash if changed."""
+    safe = re.sub(r"[^A-Za-z0-9._=,+-]+", "-", name).replace("..", ".").strip("-") or "run"
+    if len(safe) <= MAX_NAME_LENGTH and safe == name:
+        return safe
+    digest = hashlib.sha256(name.encode()).hexdigest()[:8]
+    return f"{safe[: MAX_NAME_LENGTH - 9]}-{digest}"
+
+
+def point_latest(folder: Path) -> None:
+    """Let `latest` beside `folder` point to it, where the file system has symbolic links."""
+    temporary = folder.parent / f".latest-{os.getpid()}"
+    with contextlib.suppress(OSError):
+        temporary.symlink_to(folder.name)
+        os.replace(temporary, folder.parent / "latest")
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Replace `path` in one step; a reader sees the old text or the new, never a part."""
+    temporary = path.with_name(f".{path.name}-{os.getpid()}.tmp")
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise UserError(
+            f"Cannot write {path} ({error.strerror}). Free some space or make the folder writable, "
+            "then type the same line again."
+        ) from None
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python and of the packages that decide a result."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[package] = metadata.version(package)
+    return found
+
+
+def commit() -> dict[str, Any]:
+    """Return {"commit", "dirty"} of the code that runs, or {} outside a git checkout."""
+    here = Path(__file__).resolve().parents[1]
+    try:
+        head = _git(here, "rev-parse", "HEAD").strip()
+        return {"commit": head, "dirty": bool(_git(here, "status", "--porcelain", "-uno").strip())}
+    except (OSError, subprocess.SubprocessError):
+        return {}
+
+
+def _git(folder: Path, *words: str) -> str:
+    done = subprocess.run(
+        ["git", "-C", str(folder), *words], capture_output=True, text=True, check=True, timeout=10
+    )
+    return done.stdout
+
+
+def _plain(value: Any) -> str:
+    return json.dumps(value) if not isinstance(value, str) else value

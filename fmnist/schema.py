@@ -1,0 +1,196 @@
+"""What a config may hold: keys, types, ranges and choices.
+
+Values stand in conf/, their units in its comments. Constructors repeat none of this;
+tests/test_schema.py compares it with their signatures.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Count = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Dropout = Annotated[float, Field(ge=0, lt=1)]
+Positive = Annotated[float, Field(gt=0)]
+NonNegative = Annotated[float, Field(ge=0)]
+Decay = Annotated[float, Field(ge=0, lt=1)]
+Betas = Annotated[list[Decay], Field(min_length=2, max_length=2)]
+Limit = Annotated[int, Field(ge=0)] | Share
+Init = Literal["torch", "keras"]
+
+
+class Section(BaseModel):
+    """Base of all sections: no unknown key, no conversion, no NaN or infinity."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class Data(Section):
+    dir: str | None
+    source: str | None
+    batch_size: int = Field(ge=1, le=60_000)
+    val_size: int = Field(ge=0, le=59_999)
+    split_seed: int = Field(ge=0, lt=2**63)
+
+
+class Augment(Section):
+    flip: bool
+    max_shift_px: int = Field(ge=0, le=27)
+    erase_px: int = Field(ge=0, le=28)
+    test_flip: bool
+
+
+class Cnn(Section):
+    channels: Annotated[list[Count], Field(min_length=2, max_length=2)]
+    hidden: Count
+    dropout: Dropout
+    init: Init
+
+
+class Mlp(Section):
+    widths: list[Count]
+    dropout: Dropout
+    init: Init
+
+
+class AdamW(Section):
+    betas: Betas
+    eps: Positive
+    weight_decay: NonNegative
+    amsgrad: bool = False
+    fused: bool | None = None
+    foreach: bool | None = None
+    capturable: bool = False
+    differentiable: bool = False
+    maximize: Literal[False] = False
+
+
+class Adam(AdamW):
+    decoupled_weight_decay: bool = False
+
+
+class SGD(Section):
+    momentum: Decay
+    nesterov: bool
+    weight_decay: NonNegative
+    dampening: NonNegative = 0.0
+    fused: bool | None = None
+    foreach: bool | None = None
+    differentiable: bool = False
+    maximize: Literal[False] = False
+
+
+class OneCycle(Section):
+    warmup: Share
+    start: Share
+    end: Share
+
+
+class Constant(Section):
+    pass
+
+
+# `_target_` -> what its arguments must be. Any other is a user's own, checked when it is built.
+MODELS: dict[str, type[Section]] = {"fmnist.models.cnn": Cnn, "fmnist.models.mlp": Mlp}
+OPTIMIZERS: dict[str, type[Section]] = {
+    "torch.optim.Adam": Adam,
+    "torch.optim.AdamW": AdamW,
+    "torch.optim.SGD": SGD,
+}
+SCHEDULES: dict[str, type[Section]] = {
+    "fmnist.schedules.one_cycle": OneCycle,
+    "fmnist.schedules.constant": Constant,
+}
+
+
+class Optim(Section):
+    lr: Positive
+    optimizer: dict[str, Any]
+    schedule: dict[str, Any]
+
+
+class EarlyStopping(Section):
+    patience: Annotated[int, Field(ge=0)] | None
+    min_delta: NonNegative
+
+
+class Callbacks(Section):
+    early_stopping: EarlyStopping
+
+
+class Logger(Section):
+    kind: Literal["tensorboard", "csv", "none"]
+
+
+class Trainer(Section):
+    """Arguments of pytorch_lightning.Trainer 2.6; an absent one keeps Lightning's default."""
+
+    max_epochs: Count
+    check_val_every_n_epoch: Count
+    log_every_n_steps: Count
+    num_sanity_val_steps: int = Field(ge=-1)
+    accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps", "tpu"] = "auto"
+    strategy: str = "auto"
+    devices: Annotated[int, Field(ge=-1)] | Literal["auto"] | list[int] | str = "auto"
+    num_nodes: Count = 1
+    precision: (
+        Literal[16, 32, 64]
+        | Literal["16-true", "16-mixed", "bf16-true", "bf16-mixed", "32-true", "64-true"]
+        | Literal["transformer-engine", "transformer-engine-float16"]
+        | None
+    ) = None
+    fast_dev_run: bool | Count = False
+    min_epochs: Count | None = None
+    max_steps: Annotated[int, Field(ge=-1)] = -1
+    min_steps: Count | None = None
+    max_time: str | dict[str, int] | None = None
+    limit_train_batches: Limit | None = None
+    limit_val_batches: Limit | None = None
+    limit_test_batches: Limit | None = None
+    limit_predict_batches: Limit | None = None
+    overfit_batches: Limit = 0
+    val_check_interval: Annotated[int, Field(ge=1)] | Share | str | dict[str, int] | None = None
+    enable_progress_bar: bool | None = None
+    enable_model_summary: bool | None = None
+    accumulate_grad_batches: Count = 1
+    gradient_clip_val: NonNegative | None = None
+    gradient_clip_algorithm: Literal["norm", "value"] | None = None
+    deterministic: bool | Literal["warn"] | None = None
+    benchmark: bool | None = None
+    inference_mode: bool = True
+    use_distributed_sampler: bool = True
+    profiler: Literal["simple", "advanced", "pytorch"] | None = None
+    detect_anomaly: bool = False
+    sync_batchnorm: bool = False
+    reload_dataloaders_every_n_epochs: Annotated[int, Field(ge=0)] = 0
+
+
+# Arguments of Trainer that fmnist sets itself, and what to use in their place.
+RESERVED_TRAINER_KEYS = {
+    "logger": "Use logger=tensorboard | csv | none.",
+    "callbacks": "Use callbacks=...; other callbacks are added in fmnist/build.py.",
+    "default_root_dir": "Use name=...; a run's folder is runs/<name>.",
+    "enable_checkpointing": "Use checkpoints=all | best | none.",
+    "barebones": "Use logger=none figures=none for a bare run.",
+    "plugins": "Use trainer.precision and trainer.strategy.",
+    "model_registry": "Use scripts/export.py to hand a model on.",
+    "enable_autolog_hparams": "The config is always logged.",
+}
+
+
+class Root(Section):
+    name: Annotated[str, Field(min_length=1)] | None
+    seed: int = Field(ge=0, le=2**32 - 1)
+    metric: Literal["val/acc", "val/loss"]
+    select: Literal["best", "last"]
+    test: bool | Literal["auto"]
+    figures: Literal["all", "curves", "none", "auto"]
+    checkpoints: Literal["all", "best", "none", "auto"]
+    note: str | None
+    data: Data
+    augment: Augment
+    model: dict[str, Any]
+    optim: Optim
+    callbacks: Callbacks
+    logger: Logger
+    trainer: Trainer

@@ -1,0 +1,54 @@
+"""Train a classifier: `python scripts/train.py trainer.max_epochs=10`; see --help."""
+
+import sys
+from pathlib import Path
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.main import get_args_parser
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from fmnist import config, launchers, report, run
+from fmnist.errors import exit_codes
+
+
+def train(cfg: DictConfig) -> None:
+    """Train a single run."""
+    with exit_codes():
+        report.print_summary(run.train(cfg, overrides=_overrides()))
+
+
+def train_job(cfg: DictConfig, axes: list[str]) -> float:
+    """Train one job of a sweep over `axes`."""
+    sweep = HydraConfig.get().sweep
+    folder = Path(sweep.dir) / sweep.subdir
+    done = run.train(cfg, overrides=_overrides(), folder=folder, axes=axes)
+    return done.scores[cfg.metric]
+
+
+def main() -> None:
+    args = get_args_parser().parse_args()
+    with exit_codes():
+        command = config.read_command(args.overrides, args.config_dir and Path(args.config_dir))
+        overrides = list(command.overrides)
+        if command.axes:
+            launchers.register()
+            overrides.append(f"++name={launchers.sweep_name(command)}")
+        flags = [word for word in sys.argv[1:] if word not in args.overrides]
+        sys.argv[1:] = flags + overrides
+
+        def task(cfg: DictConfig) -> float | None:
+            if HydraConfig.get().mode == RunMode.MULTIRUN:
+                return train_job(cfg, list(command.axes))
+            return train(cfg)
+
+        hydra.main(str(config.CONF_DIR), "train", version_base="1.3")(task)()
+
+
+def _overrides() -> list[str]:
+    return [word.lstrip("+") for word in HydraConfig.get().overrides.task]
+
+
+if __name__ == "__main__":
+    main()

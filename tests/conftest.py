@@ -1,0 +1,77 @@
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import small
+
+PROJECT = Path(__file__).resolve().parents[1]
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture(scope="session")
+def small_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the four files of the small data set."""
+    folder = tmp_path_factory.mktemp("small")
+    small.write_files(folder)
+    return folder
+
+
+@pytest.fixture
+def small_data(
+    small_files: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> Path:
+    """Let this process take the small data set for Fashion-MNIST; returns the data folder."""
+    from fmnist import sources
+
+    folder = tmp_path_factory.getbasetemp() / "data"
+    monkeypatch.setattr(sources, "FILES", small.checksums(small_files))
+    monkeypatch.setenv("FMNIST_SYSTEM_DIR", str(small_files))
+    monkeypatch.setenv("FMNIST_DATA", str(folder))
+    return folder
+
+
+@pytest.fixture
+def workdir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A fresh folder to work in."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def script(small_files: Path, tmp_path: Path) -> Run:
+    """Run `scripts/NAME` on the small data in `tmp_path`, as a user would."""
+    environment = {**os.environ, "FMNIST_DATA": str(tmp_path / "data"), "COLUMNS": "100"}
+
+    def run(name: str, *arguments: str, **options: Any) -> "subprocess.CompletedProcess[str]":
+        command = [sys.executable, str(PROJECT / "tests" / "small.py"), str(small_files)]
+        defaults = {"cwd": tmp_path, "env": environment, "capture_output": True, "text": True}
+        return subprocess.run(
+            [*command, str(PROJECT / "scripts" / name), *arguments],
+            check=False,
+            **{"timeout": 120, **defaults, **options},
+        )
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The real files, from wherever this machine has them; slow only where they are downloaded."""
+    from fmnist import sources
+
+    folder = Path(os.environ.get("FMNIST_DATA") or PROJECT / "data")
+    sources.obtain(folder)
+    return folder
+
+
+@pytest.fixture
+def quiet() -> Iterator[None]:
+    """Leave out the library warnings that a run leaves out, and no other."""
+    from fmnist import build
+
+    with build.quiet():
+        yield

@@ -1,0 +1,177 @@
+import math
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torchmetrics.classification import MulticlassAccuracy
+
+from fmnist import models, schedules
+from fmnist.classifier import Classifier, Tally
+from fmnist.errors import UserError
+
+
+class Batches:
+    """A loader: Lightning would take a list for several."""
+
+    def __init__(self, items: list[tuple[Tensor, Tensor]]) -> None:
+        self.items = items
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        return iter(self.items)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        return self.items[index]
+
+
+pytestmark = pytest.mark.usefixtures("quiet")
+
+
+def make(lr: float = 0.01, dropout: float = 0.0, **changes: Any) -> Classifier:
+    torch.manual_seed(0)
+    values: dict[str, Any] = {
+        "optimizer": partial(torch.optim.SGD, momentum=0.0),
+        "schedule": schedules.constant,
+        "seed": 0,
+        "test_flip": False,
+    }
+    net = models.mlp(widths=[16], dropout=dropout, init="torch")
+    return Classifier(net=net, lr=lr, **(values | changes))
+
+
+def trainer(**changes: Any) -> pl.Trainer:
+    values: dict[str, Any] = {
+        "max_epochs": 1,
+        "accelerator": "cpu",
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "num_sanity_val_steps": 0,
+        "log_every_n_steps": 2,
+    }
+    return pl.Trainer(**(values | changes))
+
+
+@pytest.fixture
+def batches() -> Batches:
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (6, 20, 1, 28, 28), generator=generator, dtype=torch.uint8)
+    labels = torch.randint(0, 10, (6, 20), generator=generator)
+    return Batches(list(zip(images, labels, strict=True)))
+
+
+def test_tally_equals_hand_counts_and_torchmetrics(batches: Batches) -> None:
+    module, tally, accuracy = make(), Tally(), MulticlassAccuracy(10, average="micro")
+    losses, right, seen = 0.0, 0, 0
+    for images, labels in [*batches, (batches[0][0][:7], batches[0][1][:7])]:
+        logits = module(images)
+        loss = F.cross_entropy(logits, labels)
+        tally.update(loss, logits, labels)
+        accuracy.update(logits, labels)
+        losses += loss.item() * len(labels)
+        for row, label in zip(logits.tolist(), labels.tolist(), strict=True):
+            right += row.index(max(row)) == label
+        seen += len(labels)
+    scores = tally.compute()
+    assert scores["acc"].item() == right / seen
+    assert scores["acc"].item() == pytest.approx(accuracy.compute().item())
+    assert scores["loss"].item() == pytest.approx(losses / seen, rel=1e-6)
+
+
+def test_training_equals_a_plain_loop(batches: Batches) -> None:
+    module, plain = make(), make()
+    trainer().fit(module, batches, Batches(batches.items[:1]))
+    for images, labels in batches:
+        loss = F.cross_entropy(plain.net(images), labels)
+        loss.backward()
+        with torch.no_grad():
+            for p in plain.net.parameters():
+                assert p.grad is not None
+                p.sub_(0.01 * p.grad)
+                p.grad = None
+    for ours, theirs in zip(module.net.parameters(), plain.net.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_schedule_runs_from_first_to_last_step(batches: Batches) -> None:
+    rates: list[float] = []
+
+    class Watch(pl.Callback):
+        def on_before_optimizer_step(
+            self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Any
+        ) -> None:
+            rates.append(optimizer.param_groups[0]["lr"])
+
+    schedule = partial(schedules.one_cycle, warmup=0.0, start=1.0, end=0.1)
+    trainer(max_epochs=2, callbacks=[Watch()]).fit(
+        make(lr=1.0, schedule=schedule), batches, Batches(batches.items[:1])
+    )
+    assert len(rates) == 12
+    assert rates[0] == pytest.approx(1.0)
+    assert rates[-1] == pytest.approx(0.1)
+
+
+def test_scores_are_of_the_epoch(batches: Batches) -> None:
+    module = make(lr=1e-12)
+    trainer().fit(module, batches, Batches(batches.items[:2]))
+    logits = module(torch.cat([images for images, _ in batches.items[:2]]))
+    labels = torch.cat([labels for _, labels in batches.items[:2]])
+    assert module.scores["val/acc"] == (logits.argmax(1) == labels).double().mean().item()
+    assert module.scores["val/loss"] == pytest.approx(F.cross_entropy(logits, labels).item())
+    assert set(module.scores) == {"train/loss", "train/acc", "val/loss", "val/acc"}
+
+
+def test_flip_averaging_is_the_mean_of_both_views(batches: Batches) -> None:
+    module = make(test_flip=True).eval()
+    images = batches[0][0]
+    expected = (module.net(images) + module.net(images.flip(-1))) / 2
+    torch.testing.assert_close(module.predict_logits(images), expected)
+    torch.testing.assert_close(
+        module.predict_logits(images), module.predict_logits(images.flip(-1))
+    )
+
+
+def test_predictions_are_float32_under_autocast(batches: Batches) -> None:
+    module = make().eval()
+    expected = module.predict_logits(batches[0][0])
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(module.predict_logits(batches[0][0]), expected)
+
+
+def test_dropout_is_a_function_of_seed_and_epoch(batches: Batches) -> None:
+    def weights(seed: int) -> Tensor:
+        module = make(dropout=0.5, seed=seed)
+        torch.manual_seed(12345)
+        trainer(max_epochs=2).fit(module, batches, Batches(batches.items[:1]))
+        return module.net.get_parameter("logits.weight").detach()
+
+    first = weights(seed=1)
+    torch.rand(100)
+    assert torch.equal(first, weights(seed=1))
+    assert not torch.equal(first, weights(seed=2))
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_non_finite_loss_names_epoch_and_step(batches: Batches, bad: float) -> None:
+    module = make()
+    steps = iter(range(100))
+    whole_step = Classifier.training_step
+
+    def step(self: Classifier, batch: Any, index: int) -> Tensor:
+        loss = whole_step(self, batch, index)
+        if next(steps) == 6 + 3:
+            loss = loss * bad
+            self._losses[-1] = loss.detach()
+        return loss
+
+    module.training_step = step.__get__(module)  # type: ignore[method-assign]
+    with pytest.raises(UserError, match=r"not finite at epoch 2, step 10 \(batch 4 of the epoch\)"):
+        trainer(max_epochs=3).fit(module, batches, Batches(batches.items[:1]))

@@ -1,0 +1,220 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from fmnist import config
+from fmnist.errors import UsageError
+
+
+def refused(*overrides: str) -> str:
+    with pytest.raises(UsageError) as caught:
+        config.read_command(overrides)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("trainer.max_epoch=3", "Unknown key trainer.max_epoch. Did you mean trainer.max_epochs?"),
+        (
+            "+trainer.max_epoch=3",
+            "Unknown key +trainer.max_epoch. Did you mean trainer.max_epochs?",
+        ),
+        (
+            "++trainer.max_epoch=3",
+            "Unknown key ++trainer.max_epoch. Did you mean trainer.max_epochs?",
+        ),
+        ("max_epochs=3", "Unknown key max_epochs. Did you mean trainer.max_epochs?"),
+        ("lr=0.1", "Unknown key lr. Did you mean optim.lr?"),
+        ("modle=cnn", "Unknown key modle. Did you mean model?"),
+        ("model.chanels=[3,4]", "Unknown key model.chanels. Did you mean model.channels?"),
+        ("optim.optimizer.bets=3", "Did you mean optim.optimizer.betas?"),
+        ("optim/shedule=constant", "Unknown group optim/shedule. Did you mean optim/schedule?"),
+        ("model=cmn", "Unknown choice model=cmn. Did you mean cnn? Choices: cnn, mlp."),
+        ("experiment=nope", "Unknown choice experiment=nope. Choices: notebook."),
+        ("trainer=smok", "Unknown choice trainer=smok. Did you mean smoke?"),
+        ("model=null", "model=null leaves nothing."),
+        ("~model", "~model leaves nothing."),
+        ("~seed", "seed is missing. Give it a value: seed=..."),
+        ("data.val_size=60000", "data.val_size must be in 0..59999, got 60000."),
+        ("data.val_size=abc", "data.val_size must be an integer in 0..59999, got 'abc'."),
+        ("data.val_size=1.5", "data.val_size must be an integer in 0..59999, got 1.5."),
+        ("data.batch_size=true", "data.batch_size must be an integer in 1..60000, got True."),
+        ("trainer.max_epochs=ten", "trainer.max_epochs must be an integer >= 1, got 'ten'."),
+        ("trainer.max_epochs=0", "trainer.max_epochs must be >= 1, got 0."),
+        ("optim.lr=0", "optim.lr must be > 0, got 0."),
+        ("optim.lr=nan", "optim.lr must be a number > 0, got nan."),
+        ("optim.lr=null", "optim.lr must be a number > 0, got None."),
+        ("optim.optimizer.betas=[0.9]", "betas must be a list of 2 values"),
+        ("optim.optimizer.betas=[0.9,1.5]", "each a number >= 0 and < 1, got 1.5."),
+        ("model.init=kerass", "model.init must be torch | keras, got 'kerass'."),
+        ("trainer.precision=bf15", "got 'bf15'."),
+        (
+            "trainer.limit_val_batches=1.5",
+            "trainer.limit_val_batches must be an integer >= 0 or a number in 0..1 or null",
+        ),
+        ("trainer.limit_train_batches=0", "trainer.limit_train_batches must be > 0 to train"),
+        ("trainer.logger=false", "trainer.logger is set by fmnist itself. Use logger="),
+        ("test=maybe", "test must be true or false or auto, got 'maybe'."),
+        ("metric=acc", "metric must be val/acc | val/loss, got 'acc'."),
+        ("seed=-1", "seed must be in 0..4294967295, got -1."),
+        ("name=../../x", "name must consist of letters, digits and ._=,+- without '..'"),
+        ("name=a/b", "got 'a/b'."),
+        ("model._target_=fmnist.models.cmm", "Unknown model._target_ 'fmnist.models.cmm'."),
+        ("model._target_=nowhere.Net", "no module 'nowhere' can be imported."),
+        ("model._target_=[]", "model._target_ must name a class or function, got []."),
+        ("seed", "Cannot read 'seed'. Write key=value"),
+        ("note=a b=c", "Cannot read 'note=a b=c'."),
+        ("seed=${nope}", "The config does not resolve: Interpolation key 'nope' not found."),
+        ("optim.lr=interval(0,1)", "is a continuous range, which the grid cannot enumerate."),
+    ],
+)
+def test_mistake_is_named_with_its_remedy(override: str, message: str) -> None:
+    assert message in refused(override)
+
+
+def test_settings_that_exclude_each_other_are_refused() -> None:
+    assert "watches the validation split" in refused("callbacks=early_stopping", "data.val_size=0")
+    assert "needs optim.optimizer.momentum > 0" in refused(
+        "optim=sgd", "optim.optimizer.momentum=0.0"
+    )
+
+
+def test_every_value_of_every_axis_is_checked() -> None:
+    assert "optim.lr must be > 0, got -1" in refused("seed=0,1", "optim.lr=1e-3,3e-3,-1")
+    assert "Unknown choice model=mpl" in refused("model=cnn,mpl", "seed=0,1")
+    assert "Unknown key trainer.epochs" in refused("trainer.epochs=1,2")
+
+
+def test_axes_are_read_in_hydras_syntax() -> None:
+    command = config.read_command(["optim.lr=1e-3,3e-3", "seed=range(0,3)", "model=glob(*)"])
+    assert command.axes == {
+        "optim.lr": ["0.001", "0.003"],
+        "seed": ["0", "1", "2"],
+        "model": ["cnn", "mlp"],
+    }
+
+
+def test_compose_refuses_a_sweep() -> None:
+    with pytest.raises(UsageError, match="seed has several values, which is a sweep"):
+        config.compose(["seed=0,1"])
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "trainer.gradient_clip_val=1.0",
+        "+trainer.gradient_clip_val=1.0",
+        "trainer.deterministic=true",
+        "trainer.devices=[0]",
+        "trainer.max_time=00:01:00:00",
+        "trainer.precision=bf16-mixed",
+        "trainer.precision=32",
+        "trainer={max_epochs: 3}",
+        "+experiment=notebook",
+        "experiment=null",
+        "callbacks.early_stopping.patience=3",
+        "note='a, b'",
+        "name=7",
+    ],
+)
+def test_valid_override_is_accepted(override: str) -> None:
+    config.read_command([override])
+
+
+def test_a_number_is_a_name() -> None:
+    assert config.check(config.compose(["name=7"]))["name"] == "7"
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["trainer=cpu", "model=mlp", "optim=adamw", "optim=sgd", "optim/schedule=cosine"]
+    + [f"augment={a}" for a in ("none", "flip", "basic", "strong")]
+    + [f"debug={d}" for d in ("overfit", "profile", "fast")]
+    + [f"logger={x}" for x in ("tensorboard", "csv", "none")]
+    + [f"trainer={t}" for t in ("auto", "gpu", "ddp", "smoke")],
+)
+def test_every_option_composes(override: str) -> None:
+    config.compose([override])
+
+
+@pytest.mark.parametrize(
+    "experiment", sorted(p.stem for p in (config.CONF_DIR / "experiment").glob("*.yaml"))
+)
+def test_smoke_wins_over_every_experiment(experiment: str) -> None:
+    cfg = config.compose([f"experiment={experiment}", "trainer=smoke"])
+    assert cfg.trainer.max_epochs == 1
+    assert cfg.trainer.accelerator == "cpu"
+    assert cfg.trainer.limit_train_batches == 8
+    assert cfg.data.batch_size <= 64
+    assert cfg.figures == "none"
+
+
+def test_what_the_user_types_wins_over_smoke() -> None:
+    assert config.compose(["trainer=smoke", "trainer.max_epochs=2"]).trainer.max_epochs == 2
+
+
+def test_notebook_is_the_notebooks_recipe() -> None:
+    cfg = config.compose(["experiment=notebook"])
+    assert (cfg.data.batch_size, cfg.optim.lr, cfg.trainer.max_epochs) == (32, 0.001, 10)
+    assert (cfg.select, cfg.model.init, cfg.optim.optimizer.eps) == ("last", "keras", 1e-7)
+    assert cfg.optim.schedule._target_ == "fmnist.schedules.constant"
+    assert not cfg.augment.flip
+    assert not cfg.augment.test_flip
+
+
+@pytest.fixture
+def own_conf(tmp_path: Path) -> Path:
+    (tmp_path / "experiment").mkdir()
+    return tmp_path
+
+
+def test_typo_in_an_experiment_is_found(own_conf: Path) -> None:
+    (own_conf / "experiment" / "mine.yaml").write_text(
+        "# @package _global_\ntrainer:\n  max_epoch: 3\n"
+    )
+    with pytest.raises(UsageError, match=r"Unknown key trainer.max_epoch in .*mine.yaml"):
+        config.read_command(["experiment=mine"], own_conf)
+
+
+def test_typo_in_a_defaults_list_is_found(own_conf: Path) -> None:
+    (own_conf / "experiment" / "mine.yaml").write_text(
+        "# @package _global_\ndefaults:\n  - override /modle: mlp\n"
+    )
+    with pytest.raises(UsageError, match=r"Unknown group modle in .*experiment/mine.yaml"):
+        config.read_command(["experiment=mine"], own_conf)
+
+
+def test_unknown_choice_in_a_defaults_list_is_found(own_conf: Path) -> None:
+    (own_conf / "experiment" / "mine.yaml").write_text(
+        "# @package _global_\ndefaults:\n  - override /model: mpl\n"
+    )
+    with pytest.raises(UsageError, match="Unknown choice model=mpl.*Did you mean mlp"):
+        config.read_command(["experiment=mine"], own_conf)
+
+
+def test_broken_yaml_is_named_with_file_and_line(own_conf: Path) -> None:
+    (own_conf / "experiment" / "mine.yaml").write_text("seed: 1\nnote: [a\nname: x\n")
+    with pytest.raises(UsageError, match=r"mine.yaml, line 3 is not valid YAML"):
+        config.read_command(["experiment=mine"], own_conf)
+
+
+def test_own_class_is_left_to_its_constructor() -> None:
+    command = config.read_command(["model._target_=torchvision.models.get_model"])
+    assert command.cfg.model._target_ == "torchvision.models.get_model"
+
+
+def test_check_takes_plain_data_too() -> None:
+    cfg = config.compose()
+    assert config.check(OmegaConf.to_container(cfg)) == config.check(cfg)
+
+
+def test_config_imports_no_torch() -> None:
+    code = (
+        "import sys; from fmnist import config, record, report, run, launchers; config.compose();"
+        "sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,108 @@
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fmnist import models, schedules
+
+
+def notebook_cnn(init: models.Init = "torch") -> nn.Sequential:
+    return models.cnn(channels=[32, 64], hidden=128, dropout=0.0, init=init)
+
+
+@pytest.fixture
+def images() -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(0, 256, (5, 1, 28, 28), generator=generator, dtype=torch.uint8)
+
+
+def test_cnn_has_the_notebooks_parameters() -> None:
+    sizes = {name: tuple(p.shape) for name, p in notebook_cnn().named_parameters()}
+    assert sizes == {
+        "conv1.weight": (32, 1, 3, 3),
+        "conv1.bias": (32,),
+        "conv2.weight": (64, 32, 3, 3),
+        "conv2.bias": (64,),
+        "dense1.weight": (128, 1600),
+        "dense1.bias": (128,),
+        "dense2.weight": (10, 128),
+        "dense2.bias": (10,),
+    }
+    assert sum(p.numel() for p in notebook_cnn().parameters()) == 225_034
+
+
+def test_cnn_equals_plain_functions(images: Tensor) -> None:
+    net = notebook_cnn()
+    w = dict(net.named_parameters())
+    x = images.float() / 255
+    x = F.max_pool2d(F.relu(F.conv2d(x, w["conv1.weight"], w["conv1.bias"])), 2)
+    x = F.max_pool2d(F.relu(F.conv2d(x, w["conv2.weight"], w["conv2.bias"])), 2)
+    x = F.relu(x.flatten(1) @ w["dense1.weight"].T + w["dense1.bias"])
+    x = x @ w["dense2.weight"].T + w["dense2.bias"]
+    torch.testing.assert_close(net(images), x)
+
+
+def test_mlp_has_the_published_baselines_parameters(images: Tensor) -> None:
+    net = models.mlp(widths=[256, 128, 100], dropout=0.0, init="torch")
+    expected = 784 * 256 + 256 + 256 * 128 + 128 + 128 * 100 + 100 + 100 * 10 + 10
+    assert sum(p.numel() for p in net.parameters()) == expected == 247_766
+    assert net(images).shape == (5, 10)
+
+
+def test_scaling_is_part_of_the_saved_model(images: Tensor) -> None:
+    scale = models.Scale()
+    assert torch.equal(scale(images), images.float() / 255)
+    assert "divisor" in scale.state_dict()
+
+
+def test_keras_initialisation_is_glorot_uniform_with_zero_biases() -> None:
+    net = notebook_cnn("keras")
+    limit = math.sqrt(6 / (1600 + 128))
+    weight = net.get_parameter("dense1.weight")
+    assert weight.abs().max() <= limit
+    assert weight.std().item() == pytest.approx(limit / math.sqrt(3), rel=0.02)
+    fan = 9 * (32 + 64)
+    assert net.get_parameter("conv2.weight").abs().max() <= math.sqrt(6 / fan)
+    assert all(not p.any() for name, p in net.named_parameters() if name.endswith("bias"))
+
+
+@pytest.mark.parametrize("model", ["cnn", "mlp"])
+def test_dropout_is_active_in_training_only(model: str, images: Tensor) -> None:
+    net = (
+        models.cnn(channels=[4, 8], hidden=16, dropout=0.5, init="torch")
+        if model == "cnn"
+        else models.mlp(widths=[32], dropout=0.5, init="torch")
+    )
+    assert not torch.equal(net(images), net(images))
+    net.eval()
+    assert torch.equal(net(images), net(images))
+
+
+def test_one_cycle_rises_to_the_peak_and_falls_to_the_end() -> None:
+    rates = [schedules.one_cycle(i / 100, warmup=0.3, start=0.04, end=0.01) for i in range(101)]
+    assert rates[0] == pytest.approx(0.04)
+    assert max(rates) == rates[30] == pytest.approx(1.0)
+    assert rates[-1] == pytest.approx(0.01)
+    assert rates[:31] == sorted(rates[:31])
+    assert rates[30:] == sorted(rates[30:], reverse=True)
+
+
+def test_one_cycle_without_warmup_is_a_cosine_and_constant_is_constant() -> None:
+    half = schedules.one_cycle(0.5, warmup=0.0, start=1.0, end=0.0)
+    assert half == pytest.approx(0.5)
+    assert schedules.one_cycle(0.0, warmup=0.0, start=1.0, end=0.0) == 1.0
+    assert schedules.one_cycle(1.0, warmup=1.0, start=0.0, end=0.0) == 1.0
+    assert {schedules.constant(i / 10) for i in range(11)} == {1.0}
+
+
+def test_one_cycle_with_cosine_decay_equals_torchs() -> None:
+    parameter = nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([parameter], lr=1.0)
+    theirs = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=50)
+    for step in range(50):
+        ours = schedules.one_cycle(step / 50, warmup=0.0, start=1.0, end=0.0)
+        assert ours == pytest.approx(theirs.get_last_lr()[0], abs=1e-9)
+        optimizer.step()
+        theirs.step()

@@ -1,0 +1,440 @@
+"""Runs from start to end on the small data, in this process."""
+
+import csv
+import json
+import os
+import signal
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from fmnist import classifier, record, run
+from fmnist.callbacks import Checkpoints
+from fmnist.errors import Interrupted, UsageError, UserError
+from fmnist.fit import resume_point
+
+pytestmark = pytest.mark.usefixtures("small_data", "workdir")
+
+FAST = ["data.batch_size=50", "data.val_size=100", "trainer.max_epochs=2", "trainer=cpu"]
+EVERYTHING = [  # all that resuming has to carry
+    *FAST,
+    "trainer.max_epochs=4",
+    "augment=strong",
+    "model.dropout=0.3",
+    "callbacks.early_stopping.patience=3",
+    "figures=none",
+]
+
+
+NO_ARGUMENTS = [f"~model.{name}" for name in ("channels", "hidden", "dropout", "init")]
+
+
+def weights(folder: Path, name: str = "best") -> dict[str, torch.Tensor]:
+    path = folder / "checkpoints" / f"{name}.ckpt"
+    return torch.load(path, weights_only=True)["state_dict"]  # type: ignore[no-any-return]
+
+
+def rows(folder: Path) -> list[dict[str, str]]:
+    with (folder / "metrics.csv").open() as file:
+        table = list(csv.DictReader(file))
+    return [{k: v for k, v in row.items() if k not in ("images_per_s", "epoch_s")} for row in table]
+
+
+def assert_equal_ends(one: Path, other: Path) -> None:
+    for name in ("best", "last"):
+        a, b = weights(one, name), weights(other, name)
+        assert a.keys() == b.keys()
+        assert all(torch.equal(a[key], b[key]) for key in a), name
+    assert rows(one) == rows(other)
+    assert record.read(one).scores == record.read(other).scores
+
+
+def hashes(folder: Path) -> dict[str, bytes]:
+    return {str(p): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+@pytest.fixture(scope="module")
+def finished(small_files: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One whole run that several tests look at and none changes."""
+    with pytest.MonkeyPatch.context() as patch:
+        import small
+
+        from fmnist import sources
+
+        patch.setattr(sources, "FILES", small.checksums(small_files))
+        patch.setenv("FMNIST_SYSTEM_DIR", str(small_files))
+        patch.setenv("FMNIST_DATA", str(tmp_path_factory.getbasetemp() / "data"))
+        patch.chdir(tmp_path_factory.mktemp("finished"))
+        run.train([*FAST, "name=whole", "note=hello", "data.batch_size=25"])
+        return Path("runs/whole").resolve()
+
+
+def test_run_learns(finished: Path) -> None:
+    assert record.read(finished).scores["test/acc"] > 0.9
+
+
+def test_run_leaves_what_the_contract_says(finished: Path) -> None:
+    files = {str(p.relative_to(finished)) for p in finished.rglob("*") if p.is_file()}
+    events = {f for f in files if f.startswith("events.out.tfevents.")}
+    assert len(events) == 1
+    assert files - events == {
+        "run.json",
+        "metrics.csv",
+        "train.log",
+        *(f"checkpoints/{name}.ckpt" for name in ("best", "last", "previous")),
+        *(
+            f"figures/{name}.png"
+            for name in (
+                "samples",
+                "curves",
+                "predictions",
+                "mistakes",
+                "confusion",
+                "reliability",
+            )
+        ),
+    }
+    assert (finished.parent / "latest").resolve() == finished
+
+
+def test_record_tells_what_happened(finished: Path) -> None:
+    data = json.loads((finished / "run.json").read_text())
+    assert data["schema"] == 1
+    assert data["status"] == "finished"
+    assert data["epochs_done"] == 2
+    assert data["overrides"][-2:] == ["note=hello", "data.batch_size=25"]
+    assert data["note"] == "hello"
+    assert data["seed"] == 0
+    assert data["num_parameters"] == 225_034
+    assert data["device"] == "cpu"
+    assert data["precision"] == "32-true"
+    assert data["selected_on"] == "val"
+    assert data["partial"] is False
+    assert data["attempts"][0]["start_epoch"] == 0
+    assert data["attempts"][0]["pid"] == os.getpid()
+    assert data["duration_s"] > 0
+    assert data["images_per_s"] > 0
+    assert len(data["split_hash"]) == len(data["data_hash"]) == 64
+    assert set(data["scores"]) == {
+        f"{s}/{m}" for s in ("train", "val", "test") for m in ("acc", "loss")
+    }
+    assert data["config"]["test"] is True
+    assert "error" not in data
+
+
+def test_scores_are_those_of_the_best_epoch(finished: Path) -> None:
+    data = record.read(finished).data
+    table = rows(finished)
+    best = max(table, key=lambda row: float(row["val/acc"]))
+    assert data["best_epoch"] == int(best["epoch"])
+    for name in ("train/acc", "train/loss", "val/acc", "val/loss"):
+        assert data["scores"][name] == float(best[name])
+
+
+def test_tensorboard_has_scalars_images_and_the_config(finished: Path) -> None:
+    events = EventAccumulator(str(finished)).Reload()
+    tags = events.Tags()
+    assert {"train/loss", "train/acc", "val/loss", "val/acc", "lr", "images_per_s"} <= set(
+        tags["scalars"]
+    )
+    assert [e.value for e in events.Scalars("val/acc")] == pytest.approx(
+        [float(row["val/acc"]) for row in rows(finished)]
+    )
+    assert set(tags["images"]) == {
+        f"figures/{name}"
+        for name in ("samples", "curves", "predictions", "mistakes", "confusion", "reliability")
+    }
+    assert "config/text_summary" in tags["tensors"]
+
+
+def test_loaded_model_predicts_what_was_recorded(finished: Path, small_files: Path) -> None:
+    import small
+
+    images, labels = small.make_images(small.NUM_TEST, seed=2)
+    model = run.load(finished)
+    probs = model.predict(images)
+    assert probs.shape == (small.NUM_TEST, 10)
+    assert probs.sum(axis=1) == pytest.approx(1.0, abs=1e-5)
+    assert (probs.argmax(axis=1) == labels).mean() == record.read(finished).scores["test/acc"]
+    assert model.predict(images[0]).shape == (1, 10)
+    assert model.predict(torch.as_tensor(images)[:, None]).shape == (small.NUM_TEST, 10)
+    assert model.predict(images[:0]).shape == (0, 10)
+
+
+def test_wrong_images_are_refused(finished: Path) -> None:
+    model = run.load(finished)
+    for bad in (torch.zeros(2, 28, 28), torch.zeros(2, 3, 32, 32, dtype=torch.uint8)):
+        with pytest.raises(UserError, match="images must be uint8 of shape"):
+            model.predict(bad)
+
+
+def test_model_without_checkpoint_or_with_a_damaged_one_is_an_error(
+    finished: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "run.json").write_text((finished / "run.json").read_text())
+    with pytest.raises(UserError, match="best.ckpt is missing"):
+        run.load(tmp_path)
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "best.ckpt").write_bytes(b"PK broken")
+    with pytest.raises(UserError, match="best.ckpt cannot be loaded"):
+        run.load(tmp_path)
+
+
+def test_checkpoints_hold_plain_values_only(finished: Path) -> None:
+    for name in ("best", "last", "previous"):
+        torch.load(finished / "checkpoints" / f"{name}.ckpt", weights_only=True)
+
+
+def test_finished_run_is_not_trained_again(finished: Path) -> None:
+    before = hashes(finished)
+    again = run.train([*FAST, "name=whole", "note=other", "data.batch_size=25"], folder=finished)
+    assert again.scores == record.read(finished).scores
+    assert hashes(finished) == before
+
+
+def test_other_config_changes_no_byte(finished: Path) -> None:
+    before = hashes(finished)
+    with pytest.raises(UsageError, match=r"optim.lr: 0.00\d+, now 0.5"):
+        run.train([*FAST, "data.batch_size=25", "optim.lr=0.5"], folder=finished)
+    assert hashes(finished) == before
+
+
+class Killed(BaseException):
+    """Ends a run at a chosen moment, as a kill would: nothing after it is executed."""
+
+
+@pytest.mark.parametrize("moment", ["epoch 1", "epoch 3", "test"])
+def test_interrupted_and_resumed_equals_uninterrupted(
+    moment: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = run.train([*EVERYTHING, "name=whole"])
+    steps = 0
+    step = classifier.Classifier.training_step
+
+    def die_in_training(self: Any, batch: Any, index: int) -> torch.Tensor:
+        nonlocal steps
+        steps += 1
+        if steps == int(moment[-1]) * 10 + 4:
+            raise Killed
+        return step(self, batch, index)
+
+    def die_in_test(self: Any, batch: Any, index: int) -> Any:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        if moment == "test":
+            patch.setattr(classifier.Classifier, "test_step", die_in_test)
+        else:
+            patch.setattr(classifier.Classifier, "training_step", die_in_training)
+        with pytest.raises(Killed):
+            run.train([*EVERYTHING, "name=killed"])
+    resumed = run.train([*EVERYTHING, "name=killed"])
+    assert_equal_ends(whole.folder, resumed.folder)
+    epochs = [a["start_epoch"] for a in resumed.data["attempts"]]
+    assert epochs == [0, 4 if moment == "test" else int(moment[-1])]
+
+
+def test_damaged_checkpoint_falls_back_to_the_one_before(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = run.train([*EVERYTHING, "name=whole"])
+
+    def die(*_: Any) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(classifier.Classifier, "test_step", die)
+        with pytest.raises(Killed):
+            run.train([*EVERYTHING, "name=killed"])
+    last = Path("runs/killed/checkpoints/last.ckpt")
+    last.write_bytes(last.read_bytes()[:1000])
+    resumed = run.train([*EVERYTHING, "name=killed"])
+    assert "last.ckpt is damaged" in capsys.readouterr().err
+    assert resumed.data["attempts"][-1]["start_epoch"] == 3
+    assert_equal_ends(whole.folder, resumed.folder)
+
+
+def test_resume_point_of_nothing_is_none(tmp_path: Path) -> None:
+    assert resume_point(tmp_path, print) is None
+
+
+def test_signal_ends_the_run_as_interrupted_and_it_goes_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    saved = Checkpoints._rotate
+
+    def signalled(self: Checkpoints, new: Path, is_best: bool) -> None:
+        saved(self, new, is_best)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoints, "_rotate", signalled)
+        with pytest.raises(Interrupted) as caught:
+            run.train([*FAST, "name=stopped"])
+    assert caught.value.signum == signal.SIGTERM
+    data = record.read(Path("runs/stopped")).data
+    assert (data["status"], data["error"], data["epochs_done"]) == ("interrupted", "SIGTERM", 1)
+    assert run.train([*FAST, "name=stopped"]).status == "finished"
+
+
+def test_bug_is_recorded_with_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any) -> None:
+        raise RuntimeError("a bug")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(classifier.Classifier, "training_step", broken)
+        with pytest.raises(RuntimeError, match="a bug"):
+            run.train([*FAST, "name=bug"])
+    data = record.read(Path("runs/bug")).data
+    assert (data["status"], data["error"]) == ("failed", "RuntimeError: a bug")
+    assert "in broken" in Path("runs/bug/error.txt").read_text()
+    assert run.train([*FAST, "name=bug"]).status == "finished"
+
+
+def test_diverging_run_fails_and_keeps_the_last_good_checkpoint(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    step = classifier.Classifier.training_step
+
+    def diverge(self: classifier.Classifier, batch: Any, index: int) -> torch.Tensor:
+        loss = step(self, batch, index)
+        if self.current_epoch == 1 and index == 3:
+            loss = loss * float("nan")
+            self._losses[-1] = loss.detach()
+        return loss
+
+    monkeypatch.setattr(classifier.Classifier, "training_step", diverge)
+    with pytest.raises(UserError, match=r"not finite at epoch 2, step 14"):
+        run.train([*FAST, "name=nan"])
+    data = record.read(Path("runs/nan")).data
+    assert (data["status"], data["epochs_done"]) == ("failed", 1)
+    assert "epoch 2, step 14" in data["error"]
+    assert all(w.isfinite().all() for w in weights(Path("runs/nan"), "last").values())
+
+
+def test_seed_zero_is_a_seed() -> None:
+    runs = [run.train([*FAST, "figures=none", f"seed={s}", f"name=r{i}"]) for i, s in
+            enumerate((0, 0, 1))]  # fmt: skip
+    assert rows(runs[0].folder) == rows(runs[1].folder)
+    assert rows(runs[0].folder) != rows(runs[2].folder)
+
+
+def test_last_epoch_is_selected_when_asked_or_without_validation() -> None:
+    for name, extra in (("last", "select=last"), ("all", "data.val_size=0")):
+        done = run.train([*FAST, f"name={name}", extra])
+        assert done.data["selected_on"] == "last"
+        assert done.data["best_epoch"] == 2
+        assert ("val/acc" in done.scores) == (name == "last")
+        assert "test/acc" in done.scores
+
+
+def test_unread_test_set_leaves_no_score() -> None:
+    done = run.train([*FAST, "name=val", "test=false"])
+    assert not any(name.startswith("test/") for name in done.scores)
+    assert Path("runs/val/figures/confusion.png").exists()  # of the validation images
+
+
+def test_auto_means_less_in_a_sweep() -> None:
+    done = run.train([*FAST], folder=Path("sweeps/s/job"), axes=["optim.lr"])
+    assert not any(name.startswith("test/") for name in done.scores)
+    files = [p for p in Path("sweeps/s/job").rglob("*") if p.is_file()]
+    assert len([f for f in files if "tfevents" not in f.name]) <= 6
+    assert sorted(os.listdir("sweeps/s/job/checkpoints")) == ["best.ckpt"]
+    repetition = run.train([*FAST], folder=Path("sweeps/t/job"), axes=["seed"])
+    assert "test/acc" in repetition.scores
+
+
+def test_early_stopping_ends_the_run() -> None:
+    done = run.train(
+        [*FAST, "trainer.max_epochs=9", "optim.lr=1e-9", "callbacks=early_stopping", "name=early"]
+    )
+    assert done.data["epochs_done"] == 4
+    assert done.data["best_epoch"] == 1
+
+
+def test_checkpoints_none_leaves_none() -> None:
+    run.train([*FAST, "checkpoints=none", "figures=curves", "logger=none", "name=bare"])
+    assert sorted(os.listdir("runs/bare")) == ["figures", "metrics.csv", "run.json", "train.log"]
+    assert os.listdir("runs/bare/figures") == ["curves.png"]
+
+
+def test_smoke_is_partial() -> None:
+    done = run.train(["trainer=smoke", "data.val_size=100", "name=smoke", "experiment=notebook"])
+    assert done.data["partial"] is True
+    assert done.data["epochs_done"] == 1
+    assert not Path("runs/smoke/figures").exists()
+
+
+@pytest.mark.parametrize("debug", ["overfit", "profile", "fast"])
+def test_debug_modes_work(debug: str) -> None:
+    extra = ["trainer.max_epochs=40"] if debug == "overfit" else []
+    done = run.train(["data.batch_size=50", "data.val_size=100", f"debug={debug}", *extra])
+    assert done.status == "finished"
+    if debug == "overfit":
+        assert done.scores["train/acc"] == 1.0
+    if debug == "profile":
+        assert "run_training_batch" in next(done.folder.glob("*profile.txt")).read_text()
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        ["model=mlp"],
+        ["optim=adamw"],
+        ["optim=sgd"],
+        ["augment=basic", "optim/schedule=cosine"],
+        ["trainer.precision=bf16-mixed"],
+        ["trainer.gradient_clip_val=1.0", "trainer.accumulate_grad_batches=2"],
+        ["trainer.check_val_every_n_epoch=2"],
+        ["trainer.val_check_interval=0.5", "metric=val/loss"],
+        ["trainer.max_steps=12"],
+        ["trainer.fast_dev_run=true"],
+        ["trainer.limit_val_batches=0"],
+        ["trainer.deterministic=true"],
+        ["model._target_=own_net.Net", *NO_ARGUMENTS, "+model.width=8"],
+    ],
+    ids=lambda extra: extra[0],
+)
+def test_options_train(extra: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "own_net.py").write_text(
+        "import torch\n"
+        "class Net(torch.nn.Sequential):\n"
+        "    def __init__(self, width):\n"
+        "        super().__init__(torch.nn.Flatten(), torch.nn.Linear(784, width),\n"
+        "                         torch.nn.Linear(width, 10))\n"
+        "    def forward(self, images):\n"
+        "        return super().forward(images / 255)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert run.train([*FAST, "figures=none", *extra]).status == "finished"
+
+
+def test_own_class_that_does_not_fit_is_an_error() -> None:
+    with pytest.raises(UserError, match="model._target_=torch.nn.Linear cannot be built"):
+        run.train([*FAST, "model._target_=torch.nn.Linear", *NO_ARGUMENTS])
+    with pytest.raises(UserError, match="must build a torch.nn.Module, got OrderedDict"):
+        run.train([*FAST, "model._target_=collections.OrderedDict", *NO_ARGUMENTS])
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_missing_gpu_is_said_before_anything_is_made() -> None:
+    with pytest.raises(UsageError, match="trainer.accelerator=gpu needs a CUDA or MPS device"):
+        run.train(["trainer=gpu"])
+    assert not Path("runs").exists()
+
+
+def test_lightnings_objection_is_one_line() -> None:
+    with pytest.raises(UsageError, match="trainer: "):
+        run.train([*FAST, "trainer.strategy=no_such_strategy"])
+
+
+def test_missing_data_start_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="nowhere"):
+        run.train([*FAST, f"data.source={tmp_path}/nowhere", f"data.dir={tmp_path}/d"])
+    assert not Path("runs").exists()
