@@ -99,7 +99,7 @@ def trainer(
     logger: pl.loggers.Logger | None,
 ) -> pl.Trainer:
     """Build the Trainer; raises UsageError with Lightning's words for arguments that do not fit."""
-    arguments = dict(config["trainer"])
+    arguments: dict[str, Any] = dict(config["trainer"])
     if arguments.get("profiler"):
         arguments["profiler"] = _profiler(arguments["profiler"], folder)
     patience = config["callbacks"]["early_stopping"]["patience"]
@@ -116,7 +116,7 @@ def trainer(
     if config["data"]["val_size"] == 0:
         arguments["limit_val_batches"] = 0
     has_bar = any(isinstance(c, pl.callbacks.ProgressBar) for c in callbacks)
-    arguments = {"enable_model_summary": False} | arguments | {"enable_progress_bar": has_bar}
+    arguments = {"enable_model_summary": False, **arguments, "enable_progress_bar": has_bar}
     try:
         return pl.Trainer(
             logger=logger or False,

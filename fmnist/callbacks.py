@@ -93,13 +93,13 @@ class History(Checkpoint):
     ) -> None:
         if batch_idx + 1 == trainer.num_training_batches:
             self._trained = time.perf_counter()
-        if (batch_idx + 1) % trainer.log_every_n_steps == 0:
+        if (batch_idx + 1) % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             point = {"train/loss_step": float(outputs["loss"]), "lr": _learning_rate(trainer)}
             self._log(trainer, point)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         num_images = trainer.num_training_batches * trainer.datamodule.train_dataloader().batch_size  # type: ignore[attr-defined]
-        row = {"epoch": trainer.current_epoch + 1, "step": trainer.global_step}
+        row: Row = {"epoch": trainer.current_epoch + 1, "step": trainer.global_step}
         row |= pl_module.scores  # type: ignore[arg-type]
         row |= {
             "lr": _learning_rate(trainer),
@@ -282,7 +282,7 @@ class ProgressBar(LightningProgressBar):
         if self._progress is None or now - self._updated < 0.1:
             return
         self._updated = now
-        sums = pl_module.tallies["train_split"].compute()  # type: ignore[index,operator,union-attr]
+        sums = pl_module.tallies["train_split"].compute()  # type: ignore[index,union-attr]
         numbers = f"loss {sums['loss']:.3f}  acc {sums['acc']:.1%}"
         self._progress.update(self._task, completed=batch_idx + 1, numbers=numbers)
 

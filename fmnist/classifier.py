@@ -6,6 +6,7 @@ from typing import Any, Protocol
 import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
+from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
@@ -88,7 +89,7 @@ class Classifier(pl.LightningModule):
                 logits = (logits + self.net(images.flip(-1)).float()) / 2
             return logits
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         optimizer = self.optimizer_factory(self.net.parameters(), lr=self.lr)
         last_step = max(int(self.trainer.estimated_stepping_batches) - 1, 1)
         scheduler = LambdaLR(optimizer, lambda step: self.schedule(min(step / last_step, 1.0)))
@@ -111,7 +112,7 @@ class Classifier(pl.LightningModule):
         return loss
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        if (batch_idx + 1) % self.trainer.log_every_n_steps == 0:
+        if (batch_idx + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             self._check_losses(batch_idx)
 
     def on_train_epoch_end(self) -> None:

@@ -155,7 +155,7 @@ class FashionMNISTData(pl.LightningDataModule):
 
     def train_dataloader(self) -> Batches:
         images, labels = self._on_device("train")
-        num_ranks = self.trainer.world_size if self.trainer else 1
+        rank, num_ranks = self._rank()
         if self.batch_size % num_ranks:
             raise UserError(
                 f"data.batch_size must be divisible by the {num_ranks} processes that share it, "
@@ -168,8 +168,9 @@ class FashionMNISTData(pl.LightningDataModule):
             self.batch_size,
             seed=self.seed,
             augment=self.augment,
-            reshuffle=not (self.trainer and self.trainer.overfit_batches),
-            **self._ranks(),
+            reshuffle=not getattr(self.trainer, "overfit_batches", 0),
+            rank=rank,
+            num_ranks=num_ranks,
         )
 
     def val_dataloader(self) -> Batches | list[Batches]:
@@ -177,12 +178,18 @@ class FashionMNISTData(pl.LightningDataModule):
             return []
         images, labels = self._on_device("train")
         size = self._eval_size(self.trainer.limit_val_batches if self.trainer else None)
-        return Batches(images, labels, self.val_indices, size, **self._ranks())
+        return self._evaluation(images, labels, self.val_indices, size)
 
     def test_dataloader(self) -> Batches:
         images, labels = self._on_device("test")
         size = self._eval_size(self.trainer.limit_test_batches if self.trainer else None)
-        return Batches(images, labels, torch.arange(len(labels)), size, **self._ranks())
+        return self._evaluation(images, labels, torch.arange(len(labels)), size)
+
+    def _evaluation(
+        self, images: Tensor, labels: Tensor, indices: Tensor, batch_size: int
+    ) -> Batches:
+        rank, num_ranks = self._rank()
+        return Batches(images, labels, indices, batch_size, rank=rank, num_ranks=num_ranks)
 
     def _eval_size(self, limit_batches: float | None) -> int:
         """Keep to `batch_size` where the number of batches is limited: a limit means those."""
@@ -198,21 +205,20 @@ class FashionMNISTData(pl.LightningDataModule):
         self._splits[split] = (images.to(device), labels.to(device))
         return self._splits[split]
 
-    def _ranks(self) -> dict[str, int]:
-        if self.trainer is None:
-            return {}
-        return {"rank": self.trainer.global_rank, "num_ranks": self.trainer.world_size}
+    def _rank(self) -> tuple[int, int]:
+        """Return this process's rank and the number of processes."""
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
 
 def split_indices(labels: Tensor, val_size: int, split_seed: int) -> tuple[Tensor, Tensor]:
-    """Draw a stratified validation split of `labels` (N,); returns sorted int64 (train, val) indices.
+    """Draw a stratified validation split of `labels` (N,); returns sorted (train, val) indices.
 
     Classes differ by at most one image from their exact share; which classes get the odd ones is
     drawn too.
     """
     generator = torch.Generator().manual_seed(seeds.derive(split_seed, "split"))
     shuffled = torch.randperm(len(labels), generator=generator)
-    classes, counts = labels.unique(return_counts=True)
+    classes, counts = torch.unique(labels, return_counts=True)
     exact = counts * (val_size / len(labels))
     sizes = exact.floor().long()
     tie_break = torch.rand(len(classes), generator=generator, dtype=torch.float64)

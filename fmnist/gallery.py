@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -42,7 +43,7 @@ class Gallery:
         self._keep("confusion", figures.confusion(arrays[1], arrays[2].argmax(1), names), step)
         self._keep("reliability", figures.reliability(arrays[1], arrays[2]), step)
 
-    def _keep(self, name: str, figure: figures.Figure, step: int) -> None:
+    def _keep(self, name: str, figure: Any, step: int) -> None:
         self.folder.mkdir(exist_ok=True)
         figures.save(figure, self.folder / f"{name}.png")
         if self.events is not None:

@@ -20,10 +20,13 @@ from fmnist.errors import UserError
 
 
 def register() -> None:
-    """Make our launchers known to Hydra; `basic` takes the place of Hydra's own."""
-    Plugins.instance().register(LocalLauncher)
-    node = {"_target_": f"{__name__}.{LocalLauncher.__name__}"}
-    ConfigStore.instance().store(group="hydra/launcher", name="basic", node=node)
+    """Make our launchers known to Hydra; `basic` takes the place of Hydra's own.
+
+    Hydra 1.3 instantiates plugins only under a name in the package hydra_plugins.
+    """
+    target = f"hydra_plugins.fmnist.{LocalLauncher.__name__}"
+    Plugins.instance().class_name_to_class[target] = LocalLauncher
+    ConfigStore.instance().store(group="hydra/launcher", name="basic", node={"_target_": target})
 
 
 def sweep_name(command: Command) -> str:

@@ -47,7 +47,7 @@ class Model:
                 f"got {str(batch.dtype).removeprefix('torch.')} {tuple(batch.shape)}."
             )
         batch = batch.reshape(-1, 1, 28, 28)
-        logits = [self.classifier.predict_logits(part) for part in batch.split(batch_size)]
+        logits = [self.classifier.predict_logits(part) for part in torch.split(batch, batch_size)]
         if not logits:
             return np.zeros((0, len(CLASSES)), dtype=np.float32)
         probs: NDArray[np.float32] = torch.cat(logits).softmax(dim=1).numpy()

@@ -49,7 +49,7 @@ def cnn(channels: Sequence[int], hidden: int, dropout: float, init: Init) -> nn.
 
 
 def mlp(widths: Sequence[int], dropout: float, init: Init) -> nn.Sequential:
-    """Build a dense network with ReLU hidden layers of `widths`; 256-128-100: 247,766 parameters."""
+    """Build a dense network with ReLU hidden layers; widths 256-128-100 have 247,766 parameters."""
     layers: list[tuple[str, nn.Module]] = [("scale", Scale()), ("flatten", nn.Flatten())]
     num_inputs = 28 * 28
     for i, width in enumerate(widths, start=1):

@@ -206,7 +206,7 @@ def attempt(record: Record, start_epoch: int) -> None:
 
 
 def short(name: str) -> str:
-    """Return `name` made safe for a folder and at most 120 characters long, by a hash if changed."""
+    """Return `name` made safe for a folder, at most 120 characters long; a hash marks a change."""
     safe = re.sub(r"[^A-Za-z0-9._=,+-]+", "-", name).replace("..", ".").strip("-") or "run"
     if len(safe) <= MAX_NAME_LENGTH and safe == name:
         return safe

@@ -4,7 +4,7 @@ import math
 
 
 def one_cycle(progress: float, warmup: float, start: float, end: float) -> float:
-    """Rise linearly from `start` to 1 over the first `warmup` of the steps, then a cosine to `end`."""
+    """Rise linearly from `start` to 1 over the `warmup` share, then along a cosine to `end`."""
     if progress < warmup:
         return start + (1 - start) * progress / warmup
     if warmup == 1:

@@ -4,13 +4,14 @@ import sys
 from pathlib import Path
 
 import hydra
+from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
-from hydra.main import get_args_parser
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from fmnist import config, launchers, report, run
 from fmnist.errors import exit_codes
+from fmnist.messages import CONF_DIR
 
 
 def train(cfg: DictConfig) -> None:
@@ -41,9 +42,10 @@ def main() -> None:
         def task(cfg: DictConfig) -> float | None:
             if HydraConfig.get().mode == RunMode.MULTIRUN:
                 return train_job(cfg, list(command.axes))
-            return train(cfg)
+            train(cfg)
+            return None
 
-        hydra.main(str(config.CONF_DIR), "train", version_base="1.3")(task)()
+        hydra.main(str(CONF_DIR), "train", version_base="1.3")(task)()
 
 
 def _overrides() -> list[str]:

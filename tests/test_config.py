@@ -7,6 +7,7 @@ from omegaconf import OmegaConf
 
 from fmnist import config
 from fmnist.errors import UsageError
+from fmnist.messages import CONF_DIR
 
 
 def refused(*overrides: str) -> str:
@@ -142,7 +143,7 @@ def test_every_option_composes(override: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "experiment", sorted(p.stem for p in (config.CONF_DIR / "experiment").glob("*.yaml"))
+    "experiment", sorted(p.stem for p in (CONF_DIR / "experiment").glob("*.yaml"))
 )
 def test_smoke_wins_over_every_experiment(experiment: str) -> None:
     cfg = config.compose([f"experiment={experiment}", "trainer=smoke"])

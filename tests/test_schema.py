@@ -8,7 +8,7 @@ from hydra.utils import get_object
 from omegaconf import OmegaConf
 
 from fmnist import schema
-from fmnist.config import CONF_DIR
+from fmnist.messages import CONF_DIR
 
 GIVEN = {  # arguments that the program passes itself
     "optim": {"params", "lr"},
