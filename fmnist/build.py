@@ -59,7 +59,8 @@ def net(config: Mapping[str, Any]) -> nn.Module:
         built = _instantiate("model", config["model"])
     if not isinstance(built, nn.Module):
         raise UserError(f"model._target_ must build a torch.nn.Module, got {type(built).__name__}.")
-    return built
+    # Convolutions on the CPU take a third less time in this layout (2 cores, AVX-512, 2026-11-22).
+    return built.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
 
 def classifier(config: Mapping[str, Any]) -> Classifier:

@@ -56,6 +56,8 @@ def read_command(overrides: Sequence[str], config_dir: Path | None = None) -> Co
     Raises:
         UsageError: naming the key as typed, what was got, and the nearest valid one.
     """
+    if config_dir and not config_dir.is_dir():
+        raise UsageError(f"--config-dir must be a folder of config groups, got {config_dir}.")
     with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
         parsed = _parse([word for word in overrides if word != "experiment=null"])
         sweeps = [o for o in parsed if o.is_sweep_override()]

@@ -37,6 +37,8 @@ def main() -> None:
             launchers.register()
             overrides.append(f"++name={launchers.sweep_name(command)}")
         flags = [word for word in sys.argv[1:] if word not in args.overrides]
+        if not command.axes:  # -m without an axis is a single run
+            flags = [word for word in flags if word not in ("-m", "--multirun")]
         sys.argv[1:] = flags + overrides
 
         def task(cfg: DictConfig) -> float | None:

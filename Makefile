@@ -1,0 +1,40 @@
+# make train    set up once, then train; ARGS="model=mlp seed=1" are passed on to scripts/train.py
+# make test     set up once, then run the tests that need nothing but the environment
+# make setup    make .venv with everything for use, tests and development
+# make check    what has to pass before a commit: format, lint, types, imports, tests
+# make tensorboard   show the runs at http://localhost:6006
+
+SHELL := /bin/sh
+export PYTHON
+VENV := .venv
+PY := $(VENV)/bin/python
+DONE := $(VENV)/.installed
+SPECIAL := realdata or slow or kill or browser or slurm or fuzz or gpu
+
+.PHONY: train test setup check tensorboard
+
+train: $(DONE)
+	@$(PY) scripts/train.py $(or $(ARGS),trainer.max_epochs=10)
+
+test: $(DONE)
+	@$(PY) -m pytest -q -m "not ($(SPECIAL))" $(ARGS)
+
+setup: $(DONE)
+
+check: $(DONE)
+	@$(PY) -m ruff format --check .
+	@$(PY) -m ruff check .
+	@$(PY) -m mypy
+	@$(VENV)/bin/lint-imports
+	@$(MAKE) --no-print-directory test
+
+tensorboard: $(DONE)
+	@mkdir -p runs
+	@$(VENV)/bin/tensorboard --logdir runs --host localhost
+
+# Made again when the dependencies change; an interrupted set-up is repeated.
+$(DONE): pyproject.toml constraints.txt
+	@sh scripts/make_venv.sh $(VENV)
+	@if [ -t 1 ]; then quiet=; else quiet=-q; fi; \
+	$(PY) -m pip install $$quiet --disable-pip-version-check -c constraints.txt -e ".[test,dev]"
+	@touch $@

@@ -1,0 +1,194 @@
+"""scripts/train.py as a user types it: a process of its own, on the small data."""
+
+import json
+import os
+import pty
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import PROJECT, Run
+
+FAST = ("data.batch_size=50", "data.val_size=100", "trainer.max_epochs=2")
+TRAIN = PROJECT / "scripts" / "train.py"
+
+
+def on_a_terminal(command: list[str], cwd: Path) -> tuple[int, str]:
+    """Run `command` with a pseudo-terminal for stdout and stderr; returns (exit code, output)."""
+    main, sub = pty.openpty()
+    environment = {
+        **os.environ,
+        "FMNIST_DATA": str(cwd / "data"),
+        "TERM": "xterm",
+        "COLUMNS": "100",
+    }
+    process = subprocess.Popen(command, cwd=cwd, env=environment, stdout=sub, stderr=sub)
+    os.close(sub)
+    output = b""
+    try:
+        while chunk := os.read(main, 4096):
+            output += chunk
+    except OSError:  # Linux's way to say that the other side has closed
+        pass
+    os.close(main)
+    return process.wait(timeout=60), output.decode()
+
+
+def test_on_a_terminal_a_bar_shows_loss_and_accuracy(small_files: Path, tmp_path: Path) -> None:
+    command = [sys.executable, str(PROJECT / "tests" / "small.py"), str(small_files), str(TRAIN)]
+    code, output = on_a_terminal(
+        [*command, *FAST, "name=tty", "figures=none", "data.batch_size=5"], tmp_path
+    )
+    assert code == 0, output
+    assert re.search(r"Epoch \d/2", output)
+    assert re.search(r"loss \d\.\d{3}  acc \d+\.\d%", output)
+    assert "test" in output
+    assert "Warning" not in output
+
+
+def test_off_a_terminal_one_plain_line_per_epoch_and_never_twice(
+    script: Run, tmp_path: Path
+) -> None:
+    words = (*FAST, "name=plain", "figures=none")
+    done = script("train.py", *words)
+    assert done.returncode == 0, done.stderr
+    lines = done.stderr.splitlines()
+    assert lines[0].startswith("Data: ")
+    assert [line.split()[:2] for line in lines[1:]] == [["epoch", "1/2"], ["epoch", "2/2"]]
+    assert "\x1b" not in done.stdout + done.stderr
+    scores = json.loads((tmp_path / "runs" / "plain" / "run.json").read_text())["scores"]
+    for split in ("train", "val", "test"):
+        accuracy, loss = scores[f"{split}/acc"], scores[f"{split}/loss"]
+        assert re.search(rf"{split} +{accuracy:.2%} +{loss:.4f}", done.stdout)
+    for word in ("images/s", "225,034 parameters", "runs/plain", "tensorboard --logdir runs"):
+        assert word in done.stdout
+
+    again = script("train.py", *words)
+    assert again.returncode == 0
+    assert again.stdout == done.stdout
+    assert again.stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["trainer.max_epoch=3"],
+            "Unknown key trainer.max_epoch. Did you mean trainer.max_epochs?",
+        ),
+        (["data.val_size=60000"], "data.val_size must be in 0..59999, got 60000."),
+        (["experiment=nope"], "Unknown choice experiment=nope."),
+        (["-m", "seed=0,1", "optim.lr=1e-3,-1"], "optim.lr must be > 0, got -1."),
+        (["--config-dir", "/nonexistent", "seed=1"], "/nonexistent"),
+    ],
+)
+def test_mistake_is_one_line_and_exit_2(
+    script: Run, tmp_path: Path, arguments: list[str], message: str
+) -> None:
+    done = script("train.py", *arguments)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.startswith("Error: ")
+    assert message in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert not (tmp_path / "runs").exists()
+    assert not (tmp_path / "sweeps").exists()
+
+
+def test_missing_data_are_exit_1_with_every_way_out(script: Run, tmp_path: Path) -> None:
+    done = script("train.py", *FAST, f"data.source={tmp_path}/nowhere")
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert "nowhere" in done.stderr
+
+
+def test_bug_keeps_its_traceback(script: Run, tmp_path: Path) -> None:
+    (tmp_path / "buggy.py").write_text(
+        "import torch\n"
+        "class Net(torch.nn.Linear):\n"
+        "    def __init__(self): super().__init__(1, 1)\n"
+        "    def forward(self, images): return 1 // 0\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path), "FMNIST_DATA": str(tmp_path / "d")}
+    drop = [f"~model.{name}" for name in ("channels", "hidden", "dropout", "init")]
+    done = script("train.py", *FAST, "model._target_=buggy.Net", *drop, "name=b", env=environment)
+    assert done.returncode == 1
+    assert "ZeroDivisionError" in done.stderr
+    assert "ZeroDivisionError" in (tmp_path / "runs" / "b" / "error.txt").read_text()
+    assert json.loads((tmp_path / "runs" / "b" / "run.json").read_text())["status"] == "failed"
+
+
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_signal_stops_the_run_and_the_line_goes_on(
+    script: Run, small_files: Path, tmp_path: Path, signum: int, code: int
+) -> None:
+    words = [*FAST, "trainer.max_epochs=300", "name=stopped", "figures=none"]
+    command = [sys.executable, str(PROJECT / "tests" / "small.py"), str(small_files), str(TRAIN)]
+    environment = {**os.environ, "FMNIST_DATA": str(tmp_path / "data")}
+    process = subprocess.Popen(
+        [*command, *words], cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stderr is not None
+    for line in process.stderr:
+        if line.startswith("epoch 2/"):
+            process.send_signal(signum)
+            break
+    _, rest = process.communicate(timeout=60)
+    assert process.returncode == code, rest
+    assert "Traceback" not in rest
+    record = json.loads((tmp_path / "runs" / "stopped" / "run.json").read_text())
+    assert record["status"] == "interrupted"
+    assert 2 <= record["epochs_done"] < 300
+
+
+def test_sweep_trains_every_combination(script: Run, tmp_path: Path) -> None:
+    words = ("-m", *FAST, "model=cnn,mlp", "seed=0,1", "trainer.max_epochs=1")
+    done = script("train.py", *words)
+    assert done.returncode == 0, done.stderr
+    assert "4 jobs done, 0 failed" in done.stdout
+    (sweep,) = [p for p in (tmp_path / "sweeps").iterdir() if p.is_dir()]
+    jobs = sorted(p.name for p in sweep.iterdir() if p.is_dir())
+    assert jobs == [f"model={m},seed={s}" for m in ("cnn", "mlp") for s in (0, 1)]
+    for job in jobs:
+        record = json.loads((sweep / job / "run.json").read_text())
+        assert record["status"] == "finished"
+        assert "test/acc" not in record["scores"]
+    again = script("train.py", *words)
+    assert "epoch" not in again.stderr  # nothing is trained twice
+
+
+def test_failed_job_costs_itself_alone(script: Run, tmp_path: Path) -> None:
+    words = ("-m", *FAST, "trainer.max_epochs=1", "optim/schedule=constant", "optim=sgd")
+    done = script("train.py", *words, "optim.lr=1e30,0.01", "name=mixed")
+    assert done.returncode == 1
+    assert "1 jobs done, 1 failed" in done.stdout
+    assert "not finite" in done.stdout
+    statuses = {
+        p.parent.name: json.loads(p.read_text())["status"]
+        for p in (tmp_path / "sweeps" / "mixed").glob("*/run.json")
+    }
+    assert statuses == {"optim.lr=1e+30": "failed", "optim.lr=0.01": "finished"}
+
+
+def test_multirun_without_an_axis_is_a_single_run(script: Run, tmp_path: Path) -> None:
+    done = script("train.py", "-m", *FAST, "name=one", "figures=none")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "runs" / "one" / "run.json").exists()
+
+
+def test_help_explains_groups_and_common_commands(script: Run) -> None:
+    done = script("train.py", "--help")
+    assert done.returncode == 0
+    assert done.stdout.count("python scripts/train.py") == 5
+    for group in ("data", "augment", "model", "optim", "trainer", "experiment", "debug"):
+        assert re.search(rf"^ *{group}\b", done.stdout, re.MULTILINE)
+
+
+def test_cfg_job_prints_the_config_and_starts_nothing(script: Run, tmp_path: Path) -> None:
+    done = script("train.py", "--cfg", "job", "optim.lr=0.5")
+    assert done.returncode == 0
+    assert "lr: 0.5" in done.stdout
+    assert not (tmp_path / "runs").exists()

@@ -1,0 +1,119 @@
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import idx_server as web
+import pytest
+from idx_files import IMAGES, LABELS, Files, Patch, Serve, fill, flip_byte, read
+
+from fmnist import sources, turns
+
+pytest_plugins = ["idx_fixtures"]
+pytestmark = pytest.mark.usefixtures("offline")
+PROJECT = Path(__file__).parents[1]
+
+START = """
+import json, pathlib, sys
+from fmnist import sources
+data_dir, mirrors, files = json.loads(sys.argv[1])
+sources.FILES.clear()
+sources.FILES.update(files)
+sources.MIRRORS = mirrors
+sources.obtain(pathlib.Path(data_dir))
+"""
+
+
+def start(data_dir: Path) -> subprocess.Popen[str]:
+    """Call obtain in a process of its own."""
+    given = json.dumps([str(data_dir), sources.MIRRORS, sources.FILES])
+    command = [sys.executable, "-c", START, given]
+    return subprocess.Popen(command, cwd=PROJECT, stderr=subprocess.PIPE, text=True)
+
+
+def test_ten_processes_at_once_download_once(
+    data_dir: Path, raw: Path, files: Files, serve: Serve
+) -> None:
+    server = serve()
+    flip_byte(fill(raw, files) / LABELS)
+    (raw / IMAGES).unlink()
+    processes = [start(data_dir) for _ in range(10)]
+    errors = [process.communicate(timeout=30)[1] for process in processes]
+    assert [process.returncode for process in processes] == [0] * 10, errors
+    assert len(server.requests) == 2
+    assert read(data_dir) == files
+
+
+def test_ten_processes_without_a_lock_do_each_other_no_harm(
+    data_dir: Path, files: Files, serve: Serve, monkeypatch: Patch
+) -> None:
+    serve(web.truncate, web.truncate)
+    monkeypatch.setattr(turns, "WAIT_S", 0.0)
+    with ThreadPoolExecutor(10) as pool:
+        labels = list(pool.map(lambda _: sources.obtain(data_dir), range(10)))
+    assert len(labels) == 10
+    assert read(data_dir) == files
+
+
+def test_what_another_process_brings_meanwhile_is_used(
+    data_dir: Path, raw: Path, files: Files, serve: Serve
+) -> None:
+    def lose(h: web.Handler) -> None:
+        for name, data in files.items():
+            (raw / name).write_bytes(data)
+        h.head(403, Content_Length=0)
+
+    serve(lose)
+    assert sources.obtain(data_dir) == "data folder"
+    assert read(data_dir) == files
+
+
+def test_killed_download_is_resumed_at_once(
+    data_dir: Path, raw: Path, files: Files, serve: Serve, monkeypatch: Patch
+) -> None:
+    server = serve(web.stall)
+    process = start(data_dir)
+    while not any(path.stat().st_size for path in raw.glob("*.part.*")):
+        time.sleep(0.01)
+    process.kill()
+    process.communicate()
+    (raw / f"{LABELS}.0.tmp").write_bytes(b"of a process killed while it wrote")
+    monkeypatch.setattr(turns, "ORPHAN_S", 0.0)
+    assert sources.obtain(data_dir) == f"mirror {server.url}"
+    assert server.requests[1][1].startswith("bytes=")
+    assert read(data_dir) == files
+
+
+@pytest.mark.parametrize(
+    "owner",
+    ["1 another-machine", f"1 {socket.gethostname()}", ""],
+    ids=["elsewhere", "living", "unknown"],
+)
+def test_lock_is_not_waited_for_long(
+    owner: str, data_dir: Path, system: Path, files: Files, monkeypatch: Patch
+) -> None:
+    monkeypatch.setattr(turns, "WAIT_S", 0.1)
+    fill(system, files)
+    raw = data_dir / "FashionMNIST/raw"
+    raw.mkdir(parents=True)
+    (raw / ".lock").write_text(owner)
+    os.utime(raw / ".lock", (time.time() + 1000,) * 2)  # clocks of file servers differ
+    began = time.monotonic()
+    sources.obtain(data_dir)
+    assert 0.1 < time.monotonic() - began < 2
+    assert read(data_dir) == files
+
+
+def test_old_lock_is_not_waited_for(data_dir: Path, raw: Path, system: Path, files: Files) -> None:
+    fill(system, files)
+    raw.mkdir(parents=True)
+    (raw / ".lock").write_text("1 another-machine")
+    os.utime(raw / ".lock", (time.time() - 1000,) * 2)
+    began = time.monotonic()
+    sources.obtain(data_dir)
+    assert time.monotonic() - began < 2
+    assert read(data_dir) == files
