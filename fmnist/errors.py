@@ -40,5 +40,5 @@ def exit_codes() -> Iterator[None]:
         print("Interrupted.", file=sys.stderr)
         sys.exit(130)
     except Interrupted as stop:
-        print(f"Interrupted by {stop}. The same line goes on from here.", file=sys.stderr)
+        print(f"Interrupted by {stop}.", file=sys.stderr)
         sys.exit(128 + stop.signum)

@@ -19,35 +19,183 @@ from fmnist.callbacks import (
     Events,
     History,
     Outputs,
-    ProgressBar,
-    StopOnSignal,
 )
 from fmnist.classifier import Classifier
 from fmnist.data import FashionMNISTData
 from fmnist.errors import Interrupted, UserError
 from fmnist.gallery import Gallery
+from fmnist.lock import Lock
+from fmnist.watch import Phases, ProgressBar, StopOnSignal
 
 Say = Callable[[str], None]
+Config = dict[str, Any]
 
 
 def fit(
-    run: record.Record,
-    config: dict[str, Any],
-    data: FashionMNISTData,
-    module: Classifier,
-    say: Say,
+    run: record.Record, config: Config, data: FashionMNISTData, module: Classifier, lock: Lock
 ) -> None:
     """Carry the run in `run.folder` to its end, from its checkpoint if there is one.
 
-    `data` is prepared. `config` has no `auto` left. Raises Interrupted after a signal, UserError
-    for what a user can mend; what has been saved by then stays.
+    `data` is prepared, `lock` held, and `config` has no `auto` left. Raises Interrupted after a
+    signal, UserError for what a user can mend; what has been saved by then stays.
     """
-    with StopOnSignal() as stop, build.quiet():
-        _keep_memory()
+    if run.scores:  # ended between its last two writes
+        record.attempt(run, start_epoch=run.data["epochs_done"])
+    else:
+        with StopOnSignal() as stop, build.quiet():
+            _keep_memory()
+            try:
+                _Fit(run, config, data, module, [stop, Phases(lock)]).carry_out()
+            except SIGTERMException:  # Lightning notes the signal too, and looks at epochs' ends
+                raise Interrupted(signal.SIGTERM) from None
+            stop.check()
+    lock.note("recording")
+    _complete(run, config)
+
+
+class _Fit:
+    """The objects of one fit, in the order they are made."""
+
+    def __init__(
+        self,
+        run: record.Record,
+        config: Config,
+        data: FashionMNISTData,
+        module: Classifier,
+        watchers: list[pl.Callback],
+    ) -> None:
+        self.run, self.config, self.data, self.module = run, config, data, module
+        self.say = Log(run.folder / "train.log")
+        folder = run.folder
+        (folder / "checkpoints").mkdir(exist_ok=True)
+        self.resumed = resume_point(folder, self.say)
+        self.events: Events | None = None
+        if config["logger"]["kind"] == "tensorboard":
+            purge = self.resumed["global_step"] + 1 if self.resumed else None
+            self.events = Events(folder, purge_step=purge)
+        self.select_best = config["select"] == "best" and config["data"]["val_size"] > 0
+        self.history = History(folder / "metrics.csv", record.write_atomically, self.say)
+        self.outputs = Outputs()
+        self.checkpoints = Checkpoints(
+            folder / "checkpoints",
+            config["metric"] if self.select_best else None,
+            saved=lambda epoch: run.update(epochs_done=epoch),
+        )
+        callbacks = [*watchers, self.outputs, self.history, self.checkpoints]
+        if sys.stderr.isatty() and config["trainer"].get("enable_progress_bar") is not False:
+            callbacks.append(ProgressBar())
+        self.trainer = build.trainer(config, folder, callbacks, self.events)
+
+    def carry_out(self) -> None:
+        self._open_attempt()
+        folder = self.run.folder / "checkpoints"
+        path = folder / self.resumed["name"] if self.resumed else None
         try:
-            _fit(run, config, data, module, stop, say)
-        except SIGTERMException:  # Lightning notes the signal too, and looks at an epoch's end
-            raise Interrupted(signal.SIGTERM) from None
+            self.trainer.fit(self.module, datamodule=self.data, ckpt_path=path, weights_only=True)
+            if not self.history.rows:
+                raise UserError("Training ended before one epoch was complete; nothing was kept.")
+            self._score()
+        finally:
+            if self.events is not None:
+                self.events.close()
+
+    def _open_attempt(self) -> None:
+        self.data.setup()
+        facts = {
+            "device": _device_name(self.trainer),
+            "precision": str(self.trainer.precision),
+            "num_processes": self.trainer.world_size,
+        }
+        if self.resumed:
+            self._warn_of_changes(facts)
+        record.attempt(self.run, start_epoch=self.resumed["epoch"] + 1 if self.resumed else 0)
+        self.run.update(
+            **facts,
+            num_parameters=sum(p.numel() for p in self.module.net.parameters()),
+            partial=build.is_partial(self.config),
+            split_hash=self.data.split_hash,
+            data_hash=sources.data_hash(),
+            selected_on="val" if self.select_best else "last",
+        )
+
+    def _warn_of_changes(self, facts: Config) -> None:
+        """Say what makes the rest of a resumed run differ from an uninterrupted one."""
+        now = {**facts, **record.versions()}
+        before = {**self.run.data, **self.run.data["versions"]}
+        changed = [f"{k} was {before[k]}, is {v}" for k, v in now.items() if before.get(k, v) != v]
+        if changed:
+            self.say(f"Warning: not bit-equal from here: {'; '.join(changed)}.")
+        code = [r.get("commit") for r in (self.run.data, record.commit())]
+        if code[0] != code[1]:
+            self.say(f"Warning: the code changed since this run began: {code[0]}, now {code[1]}.")
+
+    def _score(self) -> None:
+        """Score the selected checkpoint, draw, and record both."""
+        rows, best_epoch = self.history.rows, self.checkpoints.best_epoch
+        row = next(r for r in rows if r["epoch"] == best_epoch)
+        scores = {k: v for k, v in row.items() if k.startswith(("train/", "val/"))}
+        folder, which = self.run.folder / "figures", self.config["figures"]
+        gallery = Gallery(folder, which, CLASSES, self.events)
+        images, labels = self.data.arrays("train")
+        gallery.training(images[:200], labels[:200], rows, best_epoch)
+        split = "test" if self.config["test"] else "val" if len(self.data.val_indices) else None
+        if split == "test" or (split == "val" and which == "all"):
+            scores |= self._evaluate(split)
+            probs, labels = self.outputs.take()
+            images = self.data.arrays(split)[0][: len(labels)]
+            gallery.evaluation(images, labels, probs, int(rows[-1]["step"]))
+        if self.events is not None:
+            self.events.log_config(record.identity(self.run.data), scores)
+        speeds = [r["images_per_s"] for r in rows]
+        self.run.update(
+            scores=scores,
+            best_epoch=best_epoch,
+            images_per_s=round(sum(speeds) / len(speeds), 1),
+        )
+
+    def _evaluate(self, split: str) -> dict[str, float]:
+        """Run best.ckpt over `split`; returns what is new among its scores."""
+        evaluate = self.trainer.test if split == "test" else self.trainer.validate
+        best = self.run.folder / "checkpoints" / "best.ckpt"
+        evaluate(
+            self.module, datamodule=self.data, ckpt_path=best, verbose=False, weights_only=True
+        )
+        return {k: v for k, v in self.module.scores.items() if k.startswith("test/")}
+
+
+def resume_point(folder: Path, say: Say) -> dict[str, Any] | None:
+    """Return {name, epoch (0-based), global_step} of the newest whole checkpoint.
+
+    None when there is none yet; raises UserError when all there are are damaged.
+    """
+    damaged = []
+    for name in record.CHECKPOINTS:
+        path = folder / "checkpoints" / name
+        if not path.exists():
+            continue
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+            return {"name": name, "epoch": state["epoch"], "global_step": state["global_step"]}
+        except Exception as error:  # torch.load raises half a dozen types for a damaged file
+            damaged.append(name)
+            say(f"Warning: {path} is damaged ({type(error).__name__}); trying the one before it.")
+    if damaged:
+        raise UserError(
+            f"{folder}/checkpoints: {' and '.join(damaged)} cannot be read. Restore one from a "
+            "copy, or delete the folder checkpoints to train from scratch."
+        )
+    return None
+
+
+def _complete(run: record.Record, config: Config) -> None:
+    """Remove what a finished run does not keep, and only then call it finished."""
+    folder, keep = run.folder / "checkpoints", config["checkpoints"]
+    names = {"all": (), "best": record.CHECKPOINTS, "none": (*record.CHECKPOINTS, "best.ckpt")}
+    for name in names[keep]:
+        (folder / name).unlink(missing_ok=True)
+    if keep == "none" and folder.exists():
+        folder.rmdir()
+    run.close_attempt(status="finished")
 
 
 def _keep_memory() -> None:
@@ -62,127 +210,9 @@ def _keep_memory() -> None:
         libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: never shrink the heap
 
 
-def _fit(
-    run: record.Record,
-    config: dict[str, Any],
-    data: FashionMNISTData,
-    module: Classifier,
-    stop: StopOnSignal,
-    say: Say,
-) -> None:
-    folder = run.folder
-    checkpoint = resume_point(folder, say) if run.data["attempts"] else None
-    events = None
-    if config["logger"]["kind"] == "tensorboard":
-        events = Events(folder, purge_step=checkpoint["global_step"] + 1 if checkpoint else None)
-    select_best = config["select"] == "best" and config["data"]["val_size"] > 0
-    history = History(folder / "metrics.csv", record.write_atomically, say)
-    outputs = Outputs()
-    checkpoints = Checkpoints(
-        folder / "checkpoints",
-        config["metric"] if select_best else None,
-        saved=lambda epoch: run.update(epochs_done=epoch),
-    )
-    callbacks: list[pl.Callback] = [stop, outputs, history, checkpoints]
-    if sys.stderr.isatty() and config["trainer"].get("enable_progress_bar") is not False:
-        callbacks.append(ProgressBar())
-    trainer = build.trainer(config, folder, callbacks, events)
-    (folder / "checkpoints").mkdir(exist_ok=True)
-    record.attempt(run, start_epoch=checkpoint["epoch"] + 1 if checkpoint else 0)
-    data.setup()
-    run.update(
-        num_parameters=sum(p.numel() for p in module.net.parameters()),
-        device=_device_name(trainer),
-        precision=str(trainer.precision),
-        partial=build.is_partial(config),
-        split_hash=data.split_hash,
-        data_hash=sources.data_hash(),
-        selected_on="val" if select_best else "last",
-    )
-    path = folder / "checkpoints" / checkpoint["name"] if checkpoint else None
-    trainer.fit(module, datamodule=data, ckpt_path=path, weights_only=True)
-    stop.check()
-    if not history.rows:
-        raise UserError("Training ended before one epoch was complete; nothing was kept.")
-    _finish(run, config, data, trainer, module, history, checkpoints, outputs, events)
-
-
-def _finish(
-    run: record.Record,
-    config: dict[str, Any],
-    data: FashionMNISTData,
-    trainer: pl.Trainer,
-    module: Classifier,
-    history: History,
-    checkpoints: Checkpoints,
-    outputs: Outputs,
-    events: Events | None,
-) -> None:
-    """Score the selected checkpoint, draw, tidy up, and only then call the run finished."""
-    best = run.folder / "checkpoints" / "best.ckpt"
-    row = next(r for r in history.rows if r["epoch"] == checkpoints.best_epoch)
-    scores = {k: v for k, v in row.items() if k.startswith(("train/", "val/"))}
-    gallery = Gallery(run.folder / "figures", config["figures"], CLASSES, events)
-    images, labels = data.arrays("train")
-    gallery.training(images[:200], labels[:200], history.rows, checkpoints.best_epoch)
-    split = "test" if config["test"] else "val" if len(data.val_indices) else None
-    if split is not None and (split == "test" or config["figures"] == "all"):
-        evaluate = trainer.test if split == "test" else trainer.validate
-        evaluate(module, datamodule=data, ckpt_path=best, verbose=False, weights_only=True)
-        if split == "test":
-            scores |= {k: v for k, v in module.scores.items() if k.startswith("test/")}
-        probs, labels = outputs.take()
-        images = data.arrays(split)[0][: len(labels)]
-        gallery.evaluation(images, labels, probs, int(history.rows[-1]["step"]))
-    if events is not None:
-        _log_config(events, run, scores)
-    _tidy(run.folder / "checkpoints", config["checkpoints"])
-    run.close_attempt(
-        status="finished",
-        scores=scores,
-        best_epoch=checkpoints.best_epoch,
-        images_per_s=round(sum(r["images_per_s"] for r in history.rows) / len(history.rows), 1),
-    )
-
-
-def resume_point(folder: Path, say: Say) -> dict[str, Any] | None:
-    """Return {name, epoch (0-based), global_step} of the newest whole checkpoint, or None."""
-    for name in record.CHECKPOINTS:
-        path = folder / "checkpoints" / name
-        if not path.exists():
-            continue
-        try:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-            return {"name": name, "epoch": state["epoch"], "global_step": state["global_step"]}
-        except Exception as error:  # torch.load raises half a dozen types for a damaged file
-            say(f"{path} is damaged ({type(error).__name__}); trying the one before it.")
-    return None
-
-
-def _log_config(events: Events, run: record.Record, scores: dict[str, float]) -> None:
-    flat = {k: v if isinstance(v, int | float | str) else str(v) for k, v in _flat(run).items()}
-    lines = "\n".join(f"    {key}: {value}" for key, value in flat.items())
-    events.experiment.add_text("config", lines)
-    events.log_hyperparams(flat, {f"score/{k.replace('/', '_')}": v for k, v in scores.items()})
-    events.close()
-
-
-def _flat(run: record.Record) -> dict[str, Any]:
-    return record.identity(run.data)
-
-
-def _tidy(folder: Path, keep: str) -> None:
-    names = {"all": (), "best": record.CHECKPOINTS, "none": (*record.CHECKPOINTS, "best.ckpt")}
-    for name in names[keep]:
-        (folder / name).unlink(missing_ok=True)
-    if keep == "none":
-        folder.rmdir()
-
-
 def _device_name(trainer: pl.Trainer) -> str:
     device = trainer.strategy.root_device
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-    return f"{trainer.world_size} x {name}" if trainer.world_size > 1 else name
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
 class Log:

@@ -19,6 +19,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
+from fmnist import lock
 from fmnist.errors import UsageError, UserError
 
 SCHEMA = 1
@@ -68,12 +69,16 @@ class Record:
 
     @property
     def status(self) -> str:
+        """The recorded status; `running` without a living process reads `interrupted`."""
+        if self.data["status"] == "running" and not lock.is_held(self.folder):
+            return "interrupted"
         return str(self.data["status"])
 
     def close_attempt(self, **fields: Any) -> None:
         """Note how long the current attempt has lasted, along with `fields`."""
         attempts = self.data["attempts"]
-        attempts[-1]["seconds"] = round(time.time() - attempts[-1].pop("started"), 3)
+        if attempts and "started" in attempts[-1]:
+            attempts[-1]["seconds"] = round(time.time() - attempts[-1].pop("started"), 3)
         self.update(duration_s=round(sum(a.get("seconds", 0) for a in attempts), 3), **fields)
 
 
@@ -104,9 +109,11 @@ def decide(
     Raises:
         UsageError: the folder holds a run made with another config, or is no run at all.
     """
-    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+    if not folder.exists():
         return "start"
     if not (folder / RECORD).exists():
+        if folder.is_dir() and all(path.name.startswith(".") for path in folder.iterdir()):
+            return "start"  # new, or ended before its first record
         raise UsageError(
             f"{folder} exists but is no run: {RECORD} is missing. Choose another name=..."
         )
@@ -181,8 +188,10 @@ def claim(root: Path, name: str | None, suffix: str) -> Path:
     raise UserError(f"Cannot find a free folder name under {root}.")
 
 
-def start(folder: Path, config: dict[str, Any], overrides: Sequence[str]) -> Record:
-    """Write the first record of a run in its claimed folder."""
+def open_record(folder: Path, config: dict[str, Any], overrides: Sequence[str]) -> Record:
+    """Return the record of a run that starts in `folder`, with the attempts made there before."""
+    if (folder / RECORD).exists():
+        return read(folder)
     record = Record(folder, {"schema": SCHEMA, "status": "running", "config": config})
     record.data |= {
         "overrides": list(overrides),
@@ -199,7 +208,12 @@ def start(folder: Path, config: dict[str, Any], overrides: Sequence[str]) -> Rec
 
 def attempt(record: Record, start_epoch: int) -> None:
     """Append this process's attempt, which goes on from `start_epoch` finished epochs."""
-    here = {"start_epoch": start_epoch, "pid": os.getpid(), "host": socket.gethostname()}
+    here = {
+        "start_epoch": start_epoch,
+        "pid": os.getpid(),
+        "host": socket.gethostname(),
+        **commit(),
+    }
     record.data["attempts"].append({**here, "started": time.time()})
     record.data.pop("error", None)
     record.update(status="running")

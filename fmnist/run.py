@@ -7,9 +7,13 @@
 Importing this module imports no torch, so that finished runs and mistakes answer at once.
 """
 
+import contextlib
+import errno
+import json
+import shlex
 import sys
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,11 +22,14 @@ from omegaconf import DictConfig
 from fmnist import config as configs
 from fmnist import record
 from fmnist.errors import Interrupted, UserError
+from fmnist.lock import Lock
 
 if TYPE_CHECKING:
     from fmnist.model import Model
 
 RUNS = Path("runs")
+SETTLED = ("test", "figures", "checkpoints")  # the keys that may be `auto`
+DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
 
 
 def train(
@@ -60,11 +67,39 @@ def train(
     data.prepare_data()
     place = place or record.claim(RUNS, None, config["model"]["_target_"].rpartition(".")[2])
     record.claim(place.parent, place.name, "")
-    run = record.start(place, config, overrides) if decision == "start" else record.read(place)
-    if axes is None:
-        record.point_latest(place)
-    _fit_recorded(run, config, data, module)
+    with Lock(place) as lock:
+        if record.decide(place, config, overrides) == "finished":  # by another process, just now
+            return record.read(place)
+        run = record.open_record(place, config, overrides)
+        if place.parent == RUNS:
+            record.point_latest(place)
+        with _resume_line(place) if not (name or folder) else contextlib.nullcontext():
+            _fit_recorded(run, config, data, module, lock)
     return run
+
+
+def resume(folder: Path) -> record.Record:
+    """Go on with the run in `folder`, wherever it was copied to, as its record says.
+
+    Raises what `train` raises.
+    """
+    run = record.read(folder)
+    settled = [f"{key}={json.dumps(run.data['config'][key])}" for key in SETTLED]
+    words = [*run.data["overrides"], *settled]
+    cfg = configs.compose(words)
+    return train(cfg, overrides=run.data["overrides"], folder=folder)
+
+
+@contextlib.contextmanager
+def _resume_line(folder: Path) -> Iterator[None]:
+    """Say how to go on with a run that has no name, first and, if it does not finish, last."""
+    line = f"If interrupted, go on with: python scripts/resume.py {shlex.quote(str(folder))}"
+    print(line, file=sys.stderr)
+    try:
+        yield
+    except BaseException:
+        print(line, file=sys.stderr)
+        raise
 
 
 def settle(config: dict[str, Any], axes: Sequence[str] | None) -> dict[str, Any]:
@@ -76,7 +111,7 @@ def settle(config: dict[str, Any], axes: Sequence[str] | None) -> dict[str, Any]
         "figures": "all" if single else "none",
         "checkpoints": "all" if single else "best",
     }
-    settled = {key: config[key] if config[key] != "auto" else meanings[key] for key in meanings}
+    settled = {key: config[key] if config[key] != "auto" else meanings[key] for key in SETTLED}
     return config | settled
 
 
@@ -87,20 +122,43 @@ def load(folder: str | Path) -> "Model":
     return load_model(Path(folder))
 
 
-def _fit_recorded(run: record.Record, config: dict[str, Any], data: Any, module: Any) -> None:
+def _fit_recorded(
+    run: record.Record, config: dict[str, Any], data: Any, module: Any, lock: Lock
+) -> None:
     """Fit, and let run.json tell the truth however it ends."""
-    from fmnist.fit import Log, fit
+    from fmnist.fit import fit
 
     try:
-        fit(run, config, data, module, Log(run.folder / "train.log"))
+        fit(run, config, data, module, lock)
     except (Interrupted, KeyboardInterrupt) as signal:
-        run.close_attempt(status="interrupted", error=str(signal) or "SIGINT")
+        _close(run, status="interrupted", error=str(signal) or "SIGINT")
         raise
     except UserError as error:
-        run.close_attempt(status="failed", error=str(error))
+        _close(run, status="failed", error=str(error))
         raise
+    except OSError as error:
+        if error.errno not in DISK_ERRORS:
+            _note_bug(run, error)
+            raise
+        message = (
+            f"Cannot write in {run.folder} ({error.strerror}). Free some space or make the folder "
+            "writable, then type the same line again: it goes on from the last checkpoint."
+        )
+        _close(run, status="failed", error=message)
+        raise UserError(message) from error
     except BaseException as error:
-        record.write_atomically(run.folder / "error.txt", traceback.format_exc())
-        run.close_attempt(status="failed", error=f"{type(error).__name__}: {error}")
-        print(f"This is a bug; its traceback is in {run.folder}/error.txt", file=sys.stderr)
+        _note_bug(run, error)
         raise
+
+
+def _note_bug(run: record.Record, error: BaseException) -> None:
+    with contextlib.suppress(UserError):
+        record.write_atomically(run.folder / "error.txt", traceback.format_exc())
+        print(f"This is a bug; its traceback is in {run.folder}/error.txt", file=sys.stderr)
+    _close(run, status="failed", error=f"{type(error).__name__}: {error}")
+
+
+def _close(run: record.Record, **fields: Any) -> None:
+    """Record the end; where even that cannot be written, readers see that the process is gone."""
+    with contextlib.suppress(UserError):
+        run.close_attempt(**fields)

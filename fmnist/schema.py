@@ -114,8 +114,13 @@ class EarlyStopping(Section):
     min_delta: NonNegative
 
 
+class Ema(Section):
+    decay: Annotated[float, Field(gt=0, lt=1)] | None
+
+
 class Callbacks(Section):
     early_stopping: EarlyStopping
+    ema: Ema
 
 
 class Logger(Section):

@@ -18,7 +18,7 @@ def plain() -> dict[str, Any]:
 
 def write(folder: Path, plain: dict[str, Any], **fields: Any) -> record.Record:
     folder.mkdir(exist_ok=True)
-    run = record.start(folder, copy.deepcopy(plain), fields.pop("overrides", []))
+    run = record.open_record(folder, copy.deepcopy(plain), fields.pop("overrides", []))
     run.update(**fields)
     return run
 

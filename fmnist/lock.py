@@ -1,0 +1,199 @@
+"""One process per run folder, also across hosts on a shared file system.
+
+The holder's `.lock` says who it is and what it is doing. Its modification time is the heartbeat: an
+observer watches whether it changes and compares it with no clock. Needs exclusive creation and
+atomic rename, no flock. A dead holder on this machine is known at once by pid and start time;
+elsewhere, by a heartbeat that stays quiet.
+"""
+
+import contextlib
+import json
+import os
+import socket
+import subprocess
+import threading
+import time
+import uuid
+from pathlib import Path
+from typing import Any
+
+from fmnist.errors import UserError
+
+LOCK = ".lock"
+BEAT_S = 5.0
+QUIET_S = 30.0  # six missed beats
+
+
+class Lock:
+    """A context in which this process alone works in `folder`.
+
+    Raises:
+        UserError: on entry, when a living process holds it; names its host and pid.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / LOCK
+        self.holder = {**_myself(), "token": uuid.uuid4().hex, "phase": "starting"}
+        self.lost = False
+        self._done = threading.Event()
+
+    def __enter__(self) -> "Lock":
+        while not _create(self.path, self.holder):
+            holder = read(self.path.parent)
+            if holder is None:
+                continue
+            if _is_alive(holder) or (_is_alive(holder) is None and _beats(self.path)):
+                raise UserError(
+                    f"{self.path.parent} is in use by process {holder.get('pid', '?')} on "
+                    f"{holder.get('host', '?')}. Wait for its end, or stop it and start again."
+                )
+            _remove(self.path, holder)
+        threading.Thread(target=self._beat, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        if not self.lost:
+            _remove(self.path, self.holder)
+
+    def note(self, phase: str) -> None:
+        """Tell others what this process is doing."""
+        self.holder["phase"] = phase
+        with contextlib.suppress(OSError):  # a full disk is met where it matters
+            if not self.lost:
+                _write(self.path, self.holder)
+
+    def check(self) -> None:
+        """Raise UserError when another process has taken the folder, after a long sleep of ours."""
+        if self.lost:
+            raise UserError(
+                f"{self.path.parent} was taken over by another process while this one was stopped "
+                "or cut off. The other one goes on."
+            )
+
+    def _beat(self) -> None:
+        while not self._done.wait(BEAT_S):
+            holder = read(self.path.parent)
+            if holder is None or holder.get("token") != self.holder["token"]:
+                self.lost = True
+                return
+            with contextlib.suppress(OSError):
+                os.utime(self.path)
+
+
+def read(folder: Path) -> dict[str, Any] | None:
+    """Return what the holder of a folder says of itself, {} when unreadable, None when free."""
+    try:
+        holder = json.loads((folder / LOCK).read_text("utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError):
+        return {}
+    return holder if isinstance(holder, dict) else {}
+
+
+def is_held(folder: Path) -> bool:
+    """Say whether a process holds `folder`; one on another machine counts as alive."""
+    holder = read(folder)
+    return holder is not None and _is_alive(holder) is not False
+
+
+def _is_alive(holder: dict[str, Any]) -> bool | None:
+    """Return whether the holder lives, or None where only its heartbeat can tell."""
+    if holder.get("machine") != _machine():
+        return None
+    return bool(_started(int(holder["pid"])) == holder["started"])
+
+
+def _beats(path: Path) -> bool:
+    """Watch a heartbeat for up to QUIET_S seconds."""
+    first = _stamp(path)
+    deadline = time.monotonic() + QUIET_S
+    while time.monotonic() < deadline:
+        time.sleep(min(1.0, QUIET_S / 5))
+        if _stamp(path) != first:
+            return True
+    return False
+
+
+def _stamp(path: Path) -> int | None:
+    try:
+        with path.open("rb") as file:  # opening makes a network file system look again
+            return os.fstat(file.fileno()).st_mtime_ns
+    except OSError:
+        return None
+
+
+def _create(path: Path, holder: dict[str, Any]) -> bool:
+    """Make the lock with its content in one step; False where one exists."""
+    temporary = path.with_name(f"{path.name}-{holder['token']}")
+    try:
+        temporary.write_text(json.dumps(holder), encoding="utf-8")
+        try:
+            os.link(temporary, path)
+        except FileExistsError:
+            return False
+        except OSError:  # a file system without hard links
+            with contextlib.suppress(FileExistsError):
+                path.open("x").close()
+                _write(path, holder)
+                return True
+            return False
+        return True
+    except OSError as error:
+        raise UserError(
+            f"Cannot write in {path.parent} ({error.strerror}). "
+            "Free some space or make the folder writable, then type the same line again."
+        ) from None
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+
+
+def _write(path: Path, holder: dict[str, Any]) -> None:
+    temporary = path.with_name(f"{path.name}-{holder['token']}")
+    temporary.write_text(json.dumps(holder), encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def _remove(path: Path, holder: dict[str, Any]) -> None:
+    """Take away the lock of `holder`, and put it back if it turns out to be another's by now."""
+    aside = path.with_name(f"{path.name}-{uuid.uuid4().hex}")
+    with contextlib.suppress(OSError):
+        os.rename(path, aside)
+        with contextlib.suppress(ValueError):
+            if json.loads(aside.read_text("utf-8")).get("token") != holder.get("token"):
+                os.link(aside, path)
+        aside.unlink()
+
+
+def _myself() -> dict[str, Any]:
+    pid = os.getpid()
+    return {
+        "host": socket.gethostname(),
+        "machine": _machine(),
+        "pid": pid,
+        "started": _started(pid),
+    }
+
+
+def _machine() -> str:
+    """Name what a pid is unique in: host, boot and process namespace."""
+    parts = [socket.gethostname()]
+    with contextlib.suppress(OSError):
+        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip())
+        parts.append(os.readlink("/proc/self/ns/pid"))
+    return " ".join(parts)
+
+
+def _started(pid: int) -> str | None:
+    """Return a mark of when process `pid` started, None when there is no such process."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        if Path("/proc/self/stat").exists():
+            return None
+        words = ["ps", "-o", "lstart=,state=", "-p", str(pid)]  # macOS
+        listed = subprocess.run(words, capture_output=True, text=True, check=False).stdout.strip()
+        return listed[:-1].strip() if listed and not listed.endswith("Z") else None
+    return None if fields[0] in "ZX" else fields[19]  # a zombie is dead; field 22: start time

@@ -1,0 +1,136 @@
+"""What follows a run without changing it: progress, signals, and word of it to other processes."""
+
+import contextlib
+import signal
+import time
+from types import FrameType
+from typing import Any
+
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.callbacks import ProgressBar as LightningProgressBar
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from fmnist.errors import Interrupted
+from fmnist.lock import Lock
+
+
+class Phases(Callback):
+    """Tells other processes, through the folder's lock, what this one is doing."""
+
+    def __init__(self, lock: Lock) -> None:
+        self.lock = lock
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.lock.check()
+        self.lock.note(f"training epoch {trainer.current_epoch + 1}")
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.lock.note(f"validating epoch {trainer.current_epoch + 1}")
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.lock.note(f"saving epoch {trainer.current_epoch + 1}")
+
+    def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.lock.note("testing")
+
+
+class StopOnSignal(Callback):
+    """Ends the run with `Interrupted` at the next batch after SIGINT or SIGTERM.
+
+    The handler only sets a flag. A second Ctrl-C ends at once.
+    """
+
+    SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+    def __init__(self) -> None:
+        self.signum: int | None = None
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> "StopOnSignal":
+        with contextlib.suppress(ValueError):  # not in the main thread, as in some notebooks
+            for signum in self.SIGNALS:
+                self._before[signum] = signal.signal(signum, self._note)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for signum, handler in self._before.items():
+            signal.signal(signum, handler)
+
+    def check(self) -> None:
+        if self.signum is not None:
+            raise Interrupted(self.signum)
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        self.check()
+
+    def on_validation_batch_end(self, *_: Any) -> None:
+        self.check()
+
+    def on_test_batch_end(self, *_: Any) -> None:
+        self.check()
+
+    def _note(self, signum: int, _: FrameType | None) -> None:
+        if self.signum == signal.SIGINT == signum:
+            raise KeyboardInterrupt
+        self.signum = signum
+
+
+class ProgressBar(LightningProgressBar):
+    """A rich progress bar on stderr with loss and accuracy, redrawn at most ten times a second."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._progress: Progress | None = None
+        self._updated = 0.0
+
+    def disable(self) -> None:
+        self._progress = None
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self._progress is None:
+            columns = (
+                TextColumn("{task.description}"),
+                BarColumn(bar_width=24),
+                MofNCompleteColumn(),
+                TimeRemainingColumn(compact=True),
+                TextColumn("{task.fields[numbers]}"),
+            )
+            self._progress = Progress(*columns, console=Console(stderr=True), transient=True)
+            self._progress.start()
+            self._task = self._progress.add_task("", total=None, numbers="")
+        self._progress.reset(self._task, total=int(trainer.num_training_batches), numbers="")
+        self._progress.update(
+            self._task, description=f"Epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
+        )
+
+    def on_train_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        now = time.monotonic()
+        if self._progress is None or now - self._updated < 0.1:
+            return
+        self._updated = now
+        sums = pl_module.tallies["train_split"].compute()  # type: ignore[index,union-attr]
+        numbers = f"loss {sums['loss']:.3f}  acc {sums['acc']:.1%}"
+        self._progress.update(self._task, completed=batch_idx + 1, numbers=numbers)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self._progress is not None:
+            self._progress.update(self._task, completed=int(trainer.num_training_batches))
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+            self._progress = None
+
+    def print(self, *args: Any, **kwargs: Any) -> None:
+        """Write above the bar."""
+        console = self._progress.console if self._progress else Console(stderr=True)
+        console.print(*args, highlight=False, **kwargs)
