@@ -84,18 +84,25 @@ class Lock:
 def read(folder: Path) -> dict[str, Any] | None:
     """Return what the holder of a folder says of itself, {} when unreadable, None when free."""
     try:
-        holder = json.loads((folder / LOCK).read_text("utf-8"))
+        return _parse(folder / LOCK)
     except FileNotFoundError:
         return None
-    except (OSError, ValueError):
+    except OSError:
         return {}
-    return holder if isinstance(holder, dict) else {}
 
 
 def is_held(folder: Path) -> bool:
     """Say whether a process holds `folder`; one on another machine counts as alive."""
     holder = read(folder)
     return holder is not None and _is_alive(holder) is not False
+
+
+def _parse(path: Path) -> dict[str, Any]:
+    try:
+        holder = json.loads(path.read_bytes())
+    except ValueError:
+        return {}
+    return holder if isinstance(holder, dict) else {}
 
 
 def _is_alive(holder: dict[str, Any]) -> bool | None:
@@ -161,9 +168,8 @@ def _remove(path: Path, holder: dict[str, Any]) -> None:
     aside = path.with_name(f"{path.name}-{uuid.uuid4().hex}")
     with contextlib.suppress(OSError):
         os.rename(path, aside)
-        with contextlib.suppress(ValueError):
-            if json.loads(aside.read_text("utf-8")).get("token") != holder.get("token"):
-                os.link(aside, path)
+        if _parse(aside).get("token") != holder.get("token"):
+            os.link(aside, path)
         aside.unlink()
 
 

@@ -189,7 +189,12 @@ def claim(root: Path, name: str | None, suffix: str) -> Path:
 
 
 def open_record(folder: Path, config: dict[str, Any], overrides: Sequence[str]) -> Record:
-    """Return the record of a run that starts in `folder`, with the attempts made there before."""
+    """Return the record of a run that starts in `folder`, with the attempts made there before.
+
+    What a killed attempt left half-written is removed; the caller holds the folder's lock.
+    """
+    for path in folder.rglob(".*.tmp"):
+        path.unlink()
     if (folder / RECORD).exists():
         return read(folder)
     record = Record(folder, {"schema": SCHEMA, "status": "running", "config": config})

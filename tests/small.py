@@ -47,13 +47,17 @@ def checksums(folder: Path) -> dict[str, str]:
     return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
 
 
-if __name__ == "__main__":
+def run_script(folder: Path, words: list[str]) -> None:
+    """Run the script `words[0]` in this process, with the small data set for Fashion-MNIST."""
     from fmnist import sources
 
-    small = Path(sys.argv[1])
     sources.FILES.clear()
-    sources.FILES.update(checksums(small))
-    os.environ["FMNIST_SYSTEM_DIR"] = str(small)
-    sys.argv = sys.argv[2:]
-    sys.path[0] = str(Path(sys.argv[0]).parent)
-    runpy.run_path(sys.argv[0], run_name="__main__")
+    sources.FILES.update(checksums(folder))
+    os.environ["FMNIST_SYSTEM_DIR"] = str(folder)
+    sys.argv = words
+    sys.path[0] = str(Path(words[0]).parent)
+    runpy.run_path(words[0], run_name="__main__")
+
+
+if __name__ == "__main__":
+    run_script(Path(sys.argv[1]), sys.argv[2:])

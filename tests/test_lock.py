@@ -1,0 +1,149 @@
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from fmnist import lock
+from fmnist.errors import UserError
+from fmnist.lock import Lock
+
+HOLD = "import sys, time; from fmnist.lock import Lock; from pathlib import Path\n"
+HOLD += "with Lock(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
+
+
+@pytest.fixture
+def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lock, "BEAT_S", 0.05)
+    monkeypatch.setattr(lock, "QUIET_S", 0.5)
+
+
+def hold_elsewhere(folder: Path, **changes: object) -> None:
+    """Let the lock look as if a process on another machine had taken it."""
+    holder = {"host": "node7", "machine": "node7 x", "pid": 41, "started": "1", "token": "t"}
+    (folder / lock.LOCK).write_text(json.dumps({**holder, "phase": "training", **changes}))
+
+
+def test_lock_names_its_holder_and_leaves_nothing(tmp_path: Path) -> None:
+    with Lock(tmp_path) as held:
+        held.note("training epoch 3")
+        holder = lock.read(tmp_path)
+        assert holder is not None
+        assert (holder["pid"], holder["phase"]) == (os.getpid(), "training epoch 3")
+        assert lock.is_held(tmp_path)
+    assert os.listdir(tmp_path) == []
+    assert not lock.is_held(tmp_path)
+
+
+def test_living_process_is_refused_with_host_and_pid(tmp_path: Path) -> None:
+    with (
+        Lock(tmp_path),
+        pytest.raises(UserError, match=f"is in use by process {os.getpid()} on "),
+        Lock(tmp_path),
+    ):
+        pass
+    assert os.listdir(tmp_path) == []
+
+
+def test_lock_of_a_killed_process_is_taken_over_at_once(tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "held\n"
+    assert lock.is_held(tmp_path)
+    with pytest.raises(UserError, match=str(process.pid)), Lock(tmp_path):
+        pass
+    process.kill()
+    process.communicate()
+    assert not lock.is_held(tmp_path)
+    begin = time.monotonic()
+    with Lock(tmp_path):
+        assert time.monotonic() - begin < 2
+    assert os.listdir(tmp_path) == []
+
+
+def test_reused_pid_is_not_taken_for_the_holder(tmp_path: Path) -> None:
+    with Lock(tmp_path) as held:
+        mine = dict(held.holder)
+    (tmp_path / lock.LOCK).write_text(json.dumps({**mine, "started": "0"}))
+    with Lock(tmp_path):
+        pass
+
+
+@pytest.mark.usefixtures("hurry")
+def test_quiet_lock_of_another_machine_is_taken_over(tmp_path: Path) -> None:
+    hold_elsewhere(tmp_path)
+    os.utime(tmp_path / lock.LOCK, (2e9, 2e9))  # its clock is decades ahead
+    with Lock(tmp_path):
+        pass
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.usefixtures("hurry")
+def test_beating_lock_of_another_machine_is_respected(tmp_path: Path) -> None:
+    hold_elsewhere(tmp_path)
+    done = threading.Event()
+
+    def beat() -> None:
+        stamp = 1e9  # its clock is decades behind
+        while not done.wait(0.02):
+            stamp += 1
+            os.utime(tmp_path / lock.LOCK, (stamp, stamp))
+
+    thread = threading.Thread(target=beat)
+    thread.start()
+    try:
+        with pytest.raises(UserError, match="process 41 on node7"), Lock(tmp_path):
+            pass
+    finally:
+        done.set()
+        thread.join()
+    assert lock.is_held(tmp_path)
+
+
+@pytest.mark.usefixtures("hurry")
+@pytest.mark.parametrize("text", ["", "{", "[]"])
+def test_unreadable_lock_is_taken_over_when_quiet(tmp_path: Path, text: str) -> None:
+    (tmp_path / lock.LOCK).write_text(text)
+    with Lock(tmp_path):
+        pass
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.usefixtures("hurry")
+def test_holder_notices_that_it_was_taken_over(tmp_path: Path) -> None:
+    with Lock(tmp_path) as held:
+        held.check()
+        hold_elsewhere(tmp_path)
+        time.sleep(0.3)
+        with pytest.raises(UserError, match="was taken over by another process"):
+            held.check()
+    assert lock.is_held(tmp_path), "the other's lock stays"
+
+
+def test_one_of_many_starters_wins(tmp_path: Path) -> None:
+    code = HOLD.replace("time.sleep(60)", "time.sleep(1)").replace("'held'", "'held'")
+    code = "import time, sys; time.sleep(max(0, float(sys.argv[2]) - time.time()))\n" + code
+    at = str(time.time() + 1.5)
+    starters = [
+        subprocess.Popen(
+            [sys.executable, "-c", code, str(tmp_path), at],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(5)
+    ]
+    outputs = [s.communicate(timeout=60)[0] for s in starters]
+    assert outputs.count("held\n") == 1
+    assert os.listdir(tmp_path) == []
+
+
+def test_unwritable_folder_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="Cannot write in"), Lock(tmp_path / "nowhere"):
+        pass
