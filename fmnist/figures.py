@@ -127,7 +127,7 @@ def predictions(images: Images, labels: Ints, probs: Floats, class_names: Names)
     """Show the first 15 images, each with its label and its three likeliest classes."""
     probs = _check(len(class_names), labels, images=images, probs=probs)
     num_right = np.count_nonzero(probs[:15].argmax(1) == labels[:15])
-    title = f"{num_right} of {len(images[:15])} predictions correct"
+    title = f"The first {len(images[:15])} images: {num_right} predictions correct"
     return _draw_outputs(images[:15], labels[:15], probs[:15], class_names, title)
 
 
@@ -153,10 +153,10 @@ def _draw_outputs(images: Images, labels: Ints, probs: Floats, names: Names, tit
         axes.text(x + 31, y - 0.5, f"{mark} {names[top[0]]}", va="top", fontweight="bold")
         axes.text(x + 31, y + 5.5, f"true: {names[label]}", va="top", fontsize=8)
         rows = y + 15 + 5.3 * np.arange(len(top))
-        axes.barh(rows, 17 * shares[top], 3.5, x + 55, color=[color, PALE, PALE][: len(top)])
+        axes.barh(rows, 14 * shares[top], 3.5, x + 55, color=[color, PALE, PALE][: len(top)])
         for row, index, share in zip(rows, top, shares[top], strict=True):
             axes.text(x + 54, row, names[index], ha="right", va="center_baseline", fontsize=8)
-            axes.text(x + 56 + 17 * share, row, _percent(share), va="center_baseline", fontsize=8)
+            axes.text(x + 56 + 14 * share, row, _percent(share), va="center_baseline", fontsize=8)
     return figure
 
 

@@ -200,7 +200,9 @@ def test_predictions_name_label_and_three_likeliest_classes():
             expected += [CLASSES[k], f"{100 * probs[index, k]:.1f}%"]
         assert cell.tolist() == expected
     num_right = (probs[:15].argmax(1) == labels[:15]).sum()
-    assert figure.axes[0].get_title("left") == f"{num_right} of 15 predictions correct"
+    assert (
+        figure.axes[0].get_title("left") == f"The first 15 images: {num_right} predictions correct"
+    )
 
 
 def test_wrong_predictions_are_marked_by_sign_and_frame_not_by_colour_alone():

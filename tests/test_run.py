@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import warnings
 from pathlib import Path
@@ -16,6 +17,7 @@ from fmnist import classifier, record, run
 from fmnist.callbacks import Checkpoints
 from fmnist.errors import Interrupted, UsageError, UserError
 from fmnist.fit import resume_point
+from fmnist.lock import Lock
 
 pytestmark = pytest.mark.usefixtures("small_data", "workdir")
 
@@ -438,3 +440,122 @@ def test_missing_data_start_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     with pytest.raises(UserError, match="nowhere"):
         run.train([*FAST, f"data.source={tmp_path}/nowhere", f"data.dir={tmp_path}/d"])
     assert not Path("runs").exists()
+
+
+def stop_after_one_epoch(monkeypatch: pytest.MonkeyPatch, *words: str) -> Path:
+    """Leave an unfinished run of one epoch; returns its folder."""
+    step = classifier.Classifier.training_step
+
+    def die(self: Any, batch: Any, index: int) -> torch.Tensor:
+        if self.current_epoch == 1:
+            raise Killed
+        return step(self, batch, index)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(classifier.Classifier, "training_step", die)
+        with pytest.raises(Killed):
+            run.train([*FAST, *words])
+    return Path("runs/latest").resolve()
+
+
+def test_unfinished_run_goes_on_in_a_copied_folder(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    words = ("figures=none", "test=false", "optim.lr=0.002")
+    whole = run.train([*FAST, *words, "name=whole"])
+    stopped = stop_after_one_epoch(monkeypatch, *words)
+    moved = tmp_path / "elsewhere" / "copy"
+    shutil.copytree(stopped, moved)
+    shutil.rmtree(stopped)
+    done = run.resume(moved)
+    assert [a["start_epoch"] for a in done.data["attempts"]] == [0, 1]
+    assert_equal_ends(whole.folder, moved)
+
+
+def test_unnamed_run_says_how_to_go_on(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = stop_after_one_epoch(monkeypatch, "figures=none")
+    lines = [line for line in capsys.readouterr().err.splitlines() if "Data:" not in line]
+    line = f"If interrupted, go on with: python scripts/resume.py runs/{folder.name}"
+    assert lines[0] == line
+    assert line in lines[1:]
+
+
+def test_resuming_under_other_conditions_is_said(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = stop_after_one_epoch(monkeypatch, "name=other", "figures=none")
+    path = folder / "run.json"
+    data = json.loads(path.read_text())
+    data |= {"precision": "bf16-mixed", "num_processes": 2, "commit": "abc"}
+    data["versions"]["torch"] = "1.0"
+    path.write_text(json.dumps(data))
+    assert run.train([*FAST, "name=other", "figures=none"]).status == "finished"
+    said = capsys.readouterr().err
+    assert "not bit-equal from here: " in said
+    for change in (
+        "precision was bf16-mixed, is 32-true",
+        "num_processes was 2, is 1",
+        "torch was",
+    ):
+        assert change in said
+    assert "the code changed since this run began: abc, now " in said
+
+
+def test_resuming_under_the_same_conditions_is_silent(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stop_after_one_epoch(monkeypatch, "name=same", "figures=none")
+    run.train([*FAST, "name=same", "figures=none"])
+    assert "Warning" not in capsys.readouterr().err
+
+
+def test_running_with_a_dead_process_reads_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = stop_after_one_epoch(monkeypatch, "name=dead", "figures=none")
+    path = folder / "run.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "status": "running"}))
+    assert record.read(folder).status == "interrupted"
+    with Lock(folder):
+        assert record.read(folder).status == "running"
+
+
+def test_both_checkpoints_damaged_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = stop_after_one_epoch(monkeypatch, "name=damaged", "figures=none")
+    for name in ("last", "previous"):
+        (folder / "checkpoints" / f"{name}.ckpt").write_bytes(b"broken")
+    with pytest.raises(UserError, match=r"last.ckpt and previous.ckpt cannot be read. Restore one"):
+        run.train([*FAST, "name=damaged", "figures=none"])
+    assert record.read(folder).status == "failed"
+
+
+def test_run_that_ended_between_its_last_two_writes_is_only_completed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from fmnist import fit
+
+    def die(*_: Any) -> None:
+        raise Killed
+
+    words = [*FAST, "name=almost", "figures=none", "checkpoints=best"]
+    with monkeypatch.context() as patch:
+        patch.setattr(fit, "_complete", die)
+        with pytest.raises(Killed):
+            run.train(words)
+    scores = record.read(Path("runs/almost")).scores
+    monkeypatch.setattr(classifier.Classifier, "training_step", die)
+    done = run.train(words)
+    assert (done.status, done.scores) == ("finished", scores)
+    assert done.data["attempts"][-1]["start_epoch"] == 2
+
+
+def test_folder_in_use_is_left_alone(finished: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "used"
+    shutil.copytree(finished, folder)
+    data = json.loads((folder / "run.json").read_text())
+    (folder / "run.json").write_text(json.dumps({**data, "status": "running"}))
+    with Lock(folder):
+        before = hashes(folder)
+        with pytest.raises(UserError, match=f"is in use by process {os.getpid()} on "):
+            run.train([*FAST, "data.batch_size=25"], folder=folder)
+        assert hashes(folder) == before

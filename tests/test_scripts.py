@@ -192,3 +192,33 @@ def test_cfg_job_prints_the_config_and_starts_nothing(script: Run, tmp_path: Pat
     assert done.returncode == 0
     assert "lr: 0.5" in done.stdout
     assert not (tmp_path / "runs").exists()
+
+
+def test_resume_goes_on_and_then_shows_the_result(script: Run, tmp_path: Path) -> None:
+    first = script("train.py", *FAST, "trainer.max_epochs=1", "name=x", "figures=none")
+    again = script("resume.py", "runs/x")
+    assert again.returncode == 0, again.stderr
+    assert again.stdout == first.stdout
+    missing = script("resume.py", "runs/nowhere")
+    assert missing.returncode == 1
+    assert missing.stderr == "Error: runs/nowhere is no run folder: run.json is missing.\n"
+
+
+@pytest.mark.kill
+@pytest.mark.realdata
+def test_verify_resume_shows_each_kill_and_that_the_ends_are_equal(
+    real_data: Path, tmp_path: Path
+) -> None:
+    words = ["trainer=smoke", "trainer.max_epochs=2", "model.dropout=0.2", "--kills", "2"]
+    done = subprocess.run(
+        [sys.executable, str(PROJECT / "scripts" / "verify_resume.py"), *words],
+        cwd=tmp_path,
+        env={**os.environ, "FMNIST_DATA": str(real_data)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert len(re.findall(r"^kill \d: ", done.stdout, re.MULTILINE)) == 2
+    assert done.stdout.splitlines()[-1] == "equal: weights, scores, metrics.csv"
