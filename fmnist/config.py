@@ -8,7 +8,7 @@ import importlib.util
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 from hydra import compose as hydra_compose
@@ -36,16 +36,12 @@ from fmnist.messages import (
 NAME_PATTERN = re.compile(r"[A-Za-z0-9._=,+-]+")
 
 
-class Command:
-    """A checked command line: overrides as Hydra takes them, the axes of a sweep, one config.
+class Command(NamedTuple):
+    """A checked command line."""
 
-    `cfg` is composed with the first value of every axis.
-    """
-
-    def __init__(self, overrides: list[str], axes: dict[str, list[str]], cfg: DictConfig) -> None:
-        self.overrides = overrides
-        self.axes = axes
-        self.cfg = cfg
+    overrides: list[str]  # as Hydra takes them
+    axes: dict[str, list[str]]  # key -> values, of a sweep
+    cfg: DictConfig  # composed with the first value of every axis
 
 
 def read_command(overrides: Sequence[str], config_dir: Path | None = None) -> Command:

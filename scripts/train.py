@@ -10,7 +10,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from fmnist import config, launchers, report, run
-from fmnist.errors import exit_codes
+from fmnist.errors import UsageError, exit_codes
 from fmnist.messages import CONF_DIR
 
 
@@ -34,6 +34,9 @@ def main() -> None:
         command = config.read_command(args.overrides, args.config_dir and Path(args.config_dir))
         overrides = list(command.overrides)
         if command.axes:
+            if not args.multirun:
+                axis = next(iter(command.axes))
+                raise UsageError(f"{axis} has several values, which is a sweep: add -m.")
             launchers.register()
             overrides.append(f"++name={launchers.sweep_name(command)}")
         flags = [word for word in sys.argv[1:] if word not in args.overrides]

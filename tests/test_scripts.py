@@ -81,6 +81,7 @@ def test_off_a_terminal_one_plain_line_per_epoch_and_never_twice(
         ),
         (["data.val_size=60000"], "data.val_size must be in 0..59999, got 60000."),
         (["experiment=nope"], "Unknown choice experiment=nope."),
+        (["seed=0,1"], "seed has several values, which is a sweep: add -m."),
         (["-m", "seed=0,1", "optim.lr=1e-3,-1"], "optim.lr must be > 0, got -1."),
         (["--config-dir", "/nonexistent", "seed=1"], "/nonexistent"),
     ],
@@ -98,6 +99,7 @@ def test_mistake_is_one_line_and_exit_2(
     assert not (tmp_path / "sweeps").exists()
 
 
+@pytest.mark.slow
 def test_missing_data_are_exit_1_with_every_way_out(script: Run, tmp_path: Path) -> None:
     done = script("train.py", *FAST, f"data.source={tmp_path}/nowhere")
     assert done.returncode == 1
@@ -105,6 +107,7 @@ def test_missing_data_are_exit_1_with_every_way_out(script: Run, tmp_path: Path)
     assert "nowhere" in done.stderr
 
 
+@pytest.mark.slow
 def test_bug_keeps_its_traceback(script: Run, tmp_path: Path) -> None:
     (tmp_path / "buggy.py").write_text(
         "import torch\n"
@@ -121,6 +124,7 @@ def test_bug_keeps_its_traceback(script: Run, tmp_path: Path) -> None:
     assert json.loads((tmp_path / "runs" / "b" / "run.json").read_text())["status"] == "failed"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_signal_stops_the_run_and_the_line_goes_on(
     script: Run, small_files: Path, tmp_path: Path, signum: int, code: int
@@ -144,6 +148,7 @@ def test_signal_stops_the_run_and_the_line_goes_on(
     assert 2 <= record["epochs_done"] < 300
 
 
+@pytest.mark.slow
 def test_sweep_trains_every_combination(script: Run, tmp_path: Path) -> None:
     words = ("-m", *FAST, "model=cnn,mlp", "seed=0,1", "trainer.max_epochs=1")
     done = script("train.py", *words)
@@ -160,6 +165,7 @@ def test_sweep_trains_every_combination(script: Run, tmp_path: Path) -> None:
     assert "epoch" not in again.stderr  # nothing is trained twice
 
 
+@pytest.mark.slow
 def test_failed_job_costs_itself_alone(script: Run, tmp_path: Path) -> None:
     words = ("-m", *FAST, "trainer.max_epochs=1", "optim/schedule=constant", "optim=sgd")
     done = script("train.py", *words, "optim.lr=1e30,0.01", "name=mixed")
@@ -173,6 +179,7 @@ def test_failed_job_costs_itself_alone(script: Run, tmp_path: Path) -> None:
     assert statuses == {"optim.lr=1e+30": "failed", "optim.lr=0.01": "finished"}
 
 
+@pytest.mark.slow
 def test_multirun_without_an_axis_is_a_single_run(script: Run, tmp_path: Path) -> None:
     done = script("train.py", "-m", *FAST, "name=one", "figures=none")
     assert done.returncode == 0, done.stderr
@@ -194,6 +201,7 @@ def test_cfg_job_prints_the_config_and_starts_nothing(script: Run, tmp_path: Pat
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.slow
 def test_resume_goes_on_and_then_shows_the_result(script: Run, tmp_path: Path) -> None:
     first = script("train.py", *FAST, "trainer.max_epochs=1", "name=x", "figures=none")
     again = script("resume.py", "runs/x")
