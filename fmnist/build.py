@@ -32,6 +32,7 @@ QUIET = (
     r".*Checkpoint directory .* exists and is not empty.*",  # resuming is what it is for
     r".*The number of training batches .* is smaller than the logging interval.*",
     r".*Experiment logs directory .* exists and is not empty.*",
+    r".*It is recommended to use `self.log\(.*sync_dist=True.*",  # a Tally is synced by itself
     r".*lr_scheduler.step\(\).*before.*optimizer.step\(\).*",  # a resumed scheduler
 )
 

@@ -12,6 +12,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.utilities.exceptions import SIGTERMException
+from torch import Tensor
 
 from fmnist import CLASSES, build, record, sources
 from fmnist.callbacks import (
@@ -32,12 +33,17 @@ Config = dict[str, Any]
 
 
 def fit(
-    run: record.Record, config: Config, data: FashionMNISTData, module: Classifier, lock: Lock
+    run: record.Record,
+    config: Config,
+    data: FashionMNISTData,
+    module: Classifier,
+    lock: Lock | None,
 ) -> None:
     """Carry the run in `run.folder` to its end, from its checkpoint if there is one.
 
-    `data` is prepared, `lock` held, and `config` has no `auto` left. Raises Interrupted after a
-    signal, UserError for what a user can mend; what has been saved by then stays.
+    `data` is prepared, `lock` held (None: by the process this one follows), and `config` has no
+    `auto` left. Raises Interrupted after a signal, UserError for what a user can mend; what has
+    been saved by then stays.
     """
     if run.scores:  # ended between its last two writes
         record.attempt(run, start_epoch=run.data["epochs_done"])
@@ -45,12 +51,14 @@ def fit(
         with StopOnSignal() as stop, build.quiet():
             _keep_memory()
             try:
-                _Fit(run, config, data, module, [stop, Phases(lock)]).carry_out()
+                watchers = [stop, Phases(lock)] if lock else [stop]
+                _Fit(run, config, data, module, watchers).carry_out()
             except SIGTERMException:  # Lightning notes the signal too, and looks at epochs' ends
                 raise Interrupted(signal.SIGTERM) from None
             stop.check()
-    lock.note("recording")
-    _complete(run, config)
+    if lock:
+        lock.note("recording")
+        _complete(run, config)
 
 
 class _Fit:
@@ -65,7 +73,7 @@ class _Fit:
         watchers: list[pl.Callback],
     ) -> None:
         self.run, self.config, self.data, self.module = run, config, data, module
-        self.say = Log(run.folder / "train.log")
+        self.say = Log(run.folder / "train.log") if run.writes else _say_nothing
         folder = run.folder
         (folder / "checkpoints").mkdir(exist_ok=True)
         self.resumed = resume_point(folder, self.say)
@@ -82,7 +90,11 @@ class _Fit:
             saved=lambda epoch: run.update(epochs_done=epoch),
         )
         callbacks = [*watchers, self.outputs, self.history, self.checkpoints]
-        if sys.stderr.isatty() and config["trainer"].get("enable_progress_bar") is not False:
+        if (
+            run.writes
+            and sys.stderr.isatty()
+            and config["trainer"].get("enable_progress_bar") is not False
+        ):
             callbacks.append(ProgressBar())
         self.trainer = build.trainer(config, folder, callbacks, self.events)
 
@@ -135,15 +147,17 @@ class _Fit:
         row = next(r for r in rows if r["epoch"] == best_epoch)
         scores = {k: v for k, v in row.items() if k.startswith(("train/", "val/"))}
         folder, which = self.run.folder / "figures", self.config["figures"]
+        if not self.run.writes:
+            which = "none"
         gallery = Gallery(folder, which, CLASSES, self.events)
         images, labels = self.data.arrays("train")
         gallery.training(images[:200], labels[:200], rows, best_epoch)
         split = "test" if self.config["test"] else "val" if len(self.data.val_indices) else None
-        if split == "test" or (split == "val" and which == "all"):
+        if split == "test" or (split == "val" and self.config["figures"] == "all"):
             scores |= self._evaluate(split)
-            probs, labels = self.outputs.take()
-            images = self.data.arrays(split)[0][: len(labels)]
-            gallery.evaluation(images, labels, probs, int(rows[-1]["step"]))
+            if self.run.writes:
+                images, labels, probs = self._outputs(split)
+                gallery.evaluation(images, labels, probs, int(rows[-1]["step"]))
         if self.events is not None:
             self.events.log_config(record.identity(self.run.data), scores)
         speeds = [r["images_per_s"] for r in rows]
@@ -161,6 +175,16 @@ class _Fit:
             self.module, datamodule=self.data, ckpt_path=best, verbose=False, weights_only=True
         )
         return {k: v for k, v in self.module.scores.items() if k.startswith("test/")}
+
+    def _outputs(self, split: str) -> tuple[Tensor, Tensor, Tensor]:
+        """Return images, labels and probs (N, K) of the evaluation of `split`."""
+        images, labels = self.data.arrays(split)
+        if self.trainer.world_size == 1:
+            probs, labels = self.outputs.take()
+            return images[: len(labels)], labels, probs
+        with torch.inference_mode():  # the processes shared the images; the figures want all
+            parts = [self.module.predict_logits(part) for part in torch.split(images, 1000)]
+        return images, labels.cpu(), torch.cat(parts).softmax(dim=1).cpu()
 
 
 def resume_point(folder: Path, say: Say) -> dict[str, Any] | None:
@@ -213,6 +237,10 @@ def _keep_memory() -> None:
 def _device_name(trainer: pl.Trainer) -> str:
     device = trainer.strategy.root_device
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+def _say_nothing(line: str) -> None:
+    """Leave the talking to the first process."""
 
 
 class Log:

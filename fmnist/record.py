@@ -53,15 +53,21 @@ _ABSENT = "(not set)"
 
 
 class Record:
-    """run.json of one run, rewritten whole and atomically by every `update`."""
+    """run.json of one run, rewritten whole and atomically by every `update`.
 
-    def __init__(self, folder: Path, data: dict[str, Any]) -> None:
+    Where several processes train together, all but the first only read (`writes` is false).
+    """
+
+    def __init__(self, folder: Path, data: dict[str, Any], writes: bool = True) -> None:
         self.folder = folder
         self.data = data
+        self.writes = writes
 
     def update(self, **fields: Any) -> None:
         self.data |= fields
-        write_atomically(self.folder / RECORD, json.dumps(self.data, indent=2) + "\n")
+        if self.writes:
+            text = json.dumps(self.data, indent=2) + "\n"
+            write_atomically(self.folder / RECORD, text)
 
     @property
     def scores(self) -> dict[str, float]:

@@ -10,6 +10,7 @@ Importing this module imports no torch, so that finished runs and mistakes answe
 import contextlib
 import errno
 import json
+import os
 import shlex
 import sys
 import traceback
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from fmnist.model import Model
 
 RUNS = Path("runs")
+FOLDER_VARIABLE = "FMNIST_RUN_FOLDER"  # from the first process of a run to those it starts
 SETTLED = ("test", "figures", "checkpoints")  # the keys that may be `auto`
 DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
 
@@ -54,6 +56,8 @@ def train(
     if not isinstance(cfg, DictConfig | Mapping):
         overrides, cfg = list(cfg), configs.compose(list(cfg))
     config = settle(configs.check(cfg, overrides), axes)
+    if is_follower():
+        return _follow(config)
     name = config["name"]
     place = folder or (RUNS / record.short(name) if name else None)
     decision = record.decide(place, config, overrides) if place else "start"
@@ -67,6 +71,7 @@ def train(
     data.prepare_data()
     place = place or record.claim(RUNS, None, config["model"]["_target_"].rpartition(".")[2])
     record.claim(place.parent, place.name, "")
+    os.environ[FOLDER_VARIABLE] = str(place.resolve())
     with Lock(place) as lock:
         if record.decide(place, config, overrides) == "finished":  # by another process, just now
             return record.read(place)
@@ -100,6 +105,29 @@ def _resume_line(folder: Path) -> Iterator[None]:
     except BaseException:
         print(line, file=sys.stderr)
         raise
+
+
+def is_follower() -> bool:
+    """Say whether this process was started by a first one that trains with it (trainer=ddp)."""
+    return int(os.environ.get("LOCAL_RANK", "0")) > 0
+
+
+def _follow(config: dict[str, Any]) -> record.Record:
+    """Train beside the first process, which decides, locks and writes."""
+    from fmnist import build
+    from fmnist.fit import fit
+
+    if FOLDER_VARIABLE not in os.environ:
+        raise UserError(
+            "This process is one of several, but not started by fmnist. "
+            "Start one process with trainer=ddp trainer.devices=N; it starts the others."
+        )
+    data = build.data(config)
+    data.prepare_data()
+    run = record.read(Path(os.environ[FOLDER_VARIABLE]))
+    run.writes = False
+    fit(run, config, data, build.classifier(config), None)
+    return run
 
 
 def settle(config: dict[str, Any], axes: Sequence[str] | None) -> dict[str, Any]:

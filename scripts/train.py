@@ -17,7 +17,9 @@ from fmnist.messages import CONF_DIR
 def train(cfg: DictConfig) -> None:
     """Train a single run."""
     with exit_codes():
-        report.print_summary(run.train(cfg, overrides=_overrides()))
+        done = run.train(cfg, overrides=_overrides())
+        if not run.is_follower():
+            report.print_summary(done)
 
 
 def train_job(cfg: DictConfig, axes: list[str]) -> float:
