@@ -51,7 +51,7 @@ def fit(
         with StopOnSignal() as stop, build.quiet():
             _keep_memory()
             try:
-                watchers = [stop, Phases(lock)] if lock else [stop]
+                watchers: list[pl.Callback] = [stop, Phases(lock)] if lock else [stop]
                 _Fit(run, config, data, module, watchers).carry_out()
             except SIGTERMException:  # Lightning notes the signal too, and looks at epochs' ends
                 raise Interrupted(signal.SIGTERM) from None
@@ -90,11 +90,8 @@ class _Fit:
             saved=lambda epoch: run.update(epochs_done=epoch),
         )
         callbacks = [*watchers, self.outputs, self.history, self.checkpoints]
-        if (
-            run.writes
-            and sys.stderr.isatty()
-            and config["trainer"].get("enable_progress_bar") is not False
-        ):
+        bar = config["trainer"].get("enable_progress_bar") is not False
+        if bar and run.writes and sys.stderr.isatty():
             callbacks.append(ProgressBar())
         self.trainer = build.trainer(config, folder, callbacks, self.events)
 

@@ -1,6 +1,8 @@
 """Records as tables for people. Torch-free."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -24,7 +26,7 @@ def print_summary(run: Record) -> None:
     epochs = f"epoch {data['best_epoch']} of {data['epochs_done']}"
     console.print(
         f"{epochs}, selected on {data['selected_on']}; {data['duration_s']:.1f} s, "
-        f"{data['images_per_s']:,.0f} images/s on {data['device']}, "
+        f"{data['images_per_s']:,.0f} images/s on {_device(data)}, "
         f"{data['num_parameters']:,} parameters"
     )
     if data["partial"]:
@@ -34,6 +36,11 @@ def print_summary(run: Record) -> None:
         console.print(f"Again:       python scripts/resume.py {run.folder}")
     if data["config"]["logger"]["kind"] == "tensorboard":
         console.print(f"TensorBoard: tensorboard --logdir {_log_root(run.folder)}")
+
+
+def _device(data: Mapping[str, Any]) -> str:
+    number = data["num_processes"]
+    return f"{number} x {data['device']}" if number > 1 else str(data["device"])
 
 
 def _log_root(folder: Path) -> Path:

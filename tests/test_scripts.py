@@ -230,3 +230,16 @@ def test_verify_resume_shows_each_kill_and_that_the_ends_are_equal(
     assert done.returncode == 0, done.stdout + done.stderr
     assert len(re.findall(r"^kill \d: ", done.stdout, re.MULTILINE)) == 2
     assert done.stdout.splitlines()[-1] == "equal: weights, scores, metrics.csv"
+
+
+@pytest.mark.slow
+def test_two_processes_train_like_one(script: Run, tmp_path: Path) -> None:
+    words = (*FAST, "trainer.accelerator=cpu", "figures=none")
+    one = script("train.py", *words, "name=one")
+    two = script("train.py", *words, "trainer=ddp", "name=two")
+    assert two.returncode == 0, two.stderr
+    assert one.stdout.count("Results:") == two.stdout.count("Results:") == 1
+    runs = [json.loads((tmp_path / "runs" / n / "run.json").read_text()) for n in ("one", "two")]
+    assert [r["num_processes"] for r in runs] == [1, 2]
+    for name, score in runs[0]["scores"].items():
+        assert runs[1]["scores"][name] == pytest.approx(score, rel=1e-3), name
