@@ -233,13 +233,25 @@ def test_verify_resume_shows_each_kill_and_that_the_ends_are_equal(
 
 
 @pytest.mark.slow
-def test_two_processes_train_like_one(script: Run, tmp_path: Path) -> None:
-    words = (*FAST, "trainer.accelerator=cpu", "figures=none")
-    one = script("train.py", *words, "name=one")
-    two = script("train.py", *words, "trainer=ddp", "name=two")
-    assert two.returncode == 0, two.stderr
-    assert one.stdout.count("Results:") == two.stdout.count("Results:") == 1
+@pytest.mark.realdata  # Lightning starts the second process from the script itself
+def test_two_processes_train_like_one(real_data: Path, tmp_path: Path) -> None:
+    words = ["trainer.accelerator=cpu", "trainer.limit_train_batches=20", "trainer.max_epochs=2"]
+    outputs = []
+    for name in ("one", "two"):
+        extra = ["trainer=ddp"] if name == "two" else []
+        done = subprocess.run(
+            [sys.executable, str(TRAIN), *words, *extra, "figures=none", f"name={name}"],
+            cwd=tmp_path,
+            env={**os.environ, "FMNIST_DATA": str(real_data)},
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        outputs.append(done.stdout)
+    assert [output.count("Results:") for output in outputs] == [1, 1]
     runs = [json.loads((tmp_path / "runs" / n / "run.json").read_text()) for n in ("one", "two")]
     assert [r["num_processes"] for r in runs] == [1, 2]
     for name, score in runs[0]["scores"].items():
-        assert runs[1]["scores"][name] == pytest.approx(score, rel=1e-3), name
+        assert runs[1]["scores"][name] == pytest.approx(score, rel=1e-2), name
