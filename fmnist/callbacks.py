@@ -72,16 +72,20 @@ class History(Checkpoint):
         self.write = write
         self.say = say
         self.rows: list[Row] = []
+        self.cut = False  # an epoch was ended early, by max_steps or max_time
         self._started = self._trained = 0.0
+        self._num_images = 0
 
     def state_dict(self) -> dict[str, Any]:
-        return {"rows": self.rows}
+        return {"rows": self.rows, "cut": self.cut}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.rows = state_dict["rows"]
+        self.cut = state_dict["cut"]
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._started = time.perf_counter()
+        self._num_images = 0
 
     def on_train_batch_end(
         self,
@@ -91,19 +95,20 @@ class History(Checkpoint):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        if batch_idx + 1 == trainer.num_training_batches:
-            self._trained = time.perf_counter()
+        self._trained = time.perf_counter()
+        self._num_images += len(batch[1]) * trainer.world_size
+        self._num_batches = batch_idx + 1
         if (batch_idx + 1) % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             point = {"train/loss_step": float(outputs["loss"]), "lr": _learning_rate(trainer)}
             self._log(trainer, point)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        num_images = trainer.num_training_batches * trainer.datamodule.train_dataloader().batch_size  # type: ignore[attr-defined]
+        self.cut |= self._num_batches < trainer.num_training_batches
         row: Row = {"epoch": trainer.current_epoch + 1, "step": trainer.global_step}
         row |= pl_module.scores  # type: ignore[arg-type]
         row |= {
             "lr": _learning_rate(trainer),
-            "images_per_s": round(num_images / max(self._trained - self._started, 1e-9), 1),
+            "images_per_s": round(self._num_images / (self._trained - self._started), 1),
             "epoch_s": round(time.perf_counter() - self._started, 3),
         }
         self.rows.append(row)
@@ -152,11 +157,11 @@ class Checkpoints(Checkpoint):
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         epoch = trainer.current_epoch + 1
         score = pl_module.scores.get(self.metric) if self.metric else None  # type: ignore[union-attr,operator]
-        is_best = self.metric is None or (score is not None and self._improves(float(score)))
-        if is_best or self.best_epoch == 0:
+        # Not validated: the last epoch is best, as long as none was.
+        is_best = math.isnan(self.best_score) if score is None else self._improves(float(score))
+        if is_best:
             self.best_epoch = epoch
             self.best_score = math.nan if score is None else float(score)
-            is_best = True
         self.stopped = trainer.should_stop
         new = self.folder / "new.ckpt"
         trainer.save_checkpoint(new)  # on every process: it gathers
@@ -202,11 +207,11 @@ class Outputs(Callback):
 
 
 def epoch_line(row: Mapping[str, float], num_epochs: int | None) -> str:
-    """Put a row of the history into one line."""
+    """Put a row of the history into one line: loss and accuracy of each split, speed."""
     parts = [f"epoch {row['epoch']:.0f}/{num_epochs}"]
     for split in ("train", "val"):
         if f"{split}/acc" in row:
-            parts.append(f"{split} loss {row[f'{split}/loss']:.4f} acc {row[f'{split}/acc']:.2%}")
+            parts.append(f"{split} {row[f'{split}/loss']:.4f} {row[f'{split}/acc']:6.2%}")
     return "  ".join([*parts, f"{row['images_per_s']:,.0f} images/s", f"{row['epoch_s']:.1f} s"])
 
 

@@ -163,5 +163,5 @@ class Classifier(pl.LightningModule):
             raise UserError(
                 f"The loss is not finite at epoch {self.current_epoch + 1}, step {step + 1} "
                 f"(batch {batch + 1} of the epoch). Lower optim.lr (now {self.lr}) or set "
-                "trainer.gradient_clip_val=1.0; checkpoints/last.ckpt holds the last good epoch."
+                "trainer.gradient_clip_val=1.0; what was saved up to the last epoch is kept."
             )

@@ -55,7 +55,7 @@ def read_command(overrides: Sequence[str], config_dir: Path | None = None) -> Co
     if config_dir and not config_dir.is_dir():
         raise UsageError(f"--config-dir must be a folder of config groups, got {config_dir}.")
     with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
-        parsed = _parse([word for word in overrides if word != "experiment=null"])
+        parsed = _parse([word for word in overrides if word.lstrip("+") != "experiment=null"])
         sweeps = [o for o in parsed if o.is_sweep_override()]
         axes = {str(o.get_key_element()): _axis_values(o) for o in sweeps}
         fixed = [_as_hydra(o) for o in parsed if not o.is_sweep_override()]
@@ -64,9 +64,13 @@ def read_command(overrides: Sequence[str], config_dir: Path | None = None) -> Co
         first = [f"{key}={values[0]}" for key, values in axes.items()]
         cfg = _compose(searched + fixed + _normal(first))
         check(cfg, overrides, folders)
+        fixed_only = ("name", "note", "figures", "checkpoints", "logger", "data.dir")
+        for axis in axes:
+            if axis in fixed_only:
+                raise UsageError(f"{axis} cannot be varied in a sweep: it changes no result.")
         for sweep in sweeps:
             for candidate, word in _variants(sweep, cfg, searched + fixed, axes):
-                check(candidate, [word], folders)
+                check(candidate, [*overrides, word], folders)
     return Command(fixed + [_as_hydra(o) for o in sweeps], axes, cfg)
 
 
@@ -77,6 +81,28 @@ def compose(overrides: Sequence[str] = ()) -> DictConfig:
         axis = next(iter(command.axes))
         raise UsageError(f"{axis} has several values, which is a sweep: use scripts/train.py -m.")
     return command.cfg
+
+
+def revive(config: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """Check a config read from a record, giving keys that older code did not know their default."""
+    try:
+        today = check(compose(overrides))
+    except UsageError:  # made with files that are not here
+        today = {}
+    return check(OmegaConf.merge(today, dict(config)))  # type: ignore[arg-type]
+
+
+def defaults(overrides: Sequence[str]) -> dict[str, Any]:
+    """Return the flat config that `overrides` mean today, with Lightning's defaults filled in.
+
+    For records that older code wrote; only the latter where the overrides fit no more.
+    """
+    fields = schema.Trainer.model_fields
+    flat = {f"trainer.{k}": f.default for k, f in fields.items() if not f.is_required()}
+    try:
+        return flat | schema.flatten(check(compose(overrides)))
+    except UsageError:
+        return flat
 
 
 def check(
@@ -122,7 +148,7 @@ def _check_target(
     arguments = dict(values)
     target = arguments.pop("_target_", None)
     arguments.pop("_partial_", None)
-    if not isinstance(target, str):
+    if not isinstance(target, str) or not target:
         raise UsageError(
             f"{section}._target_ must name a class or function, got {target!r}. "
             f"Shipped: {', '.join(known)}."
@@ -140,6 +166,8 @@ def _check_target(
 
 def _check_together(config: dict[str, Any]) -> None:
     name = config["name"]
+    if name == "latest":
+        raise UsageError("name=latest is the link to the newest run. Choose another name.")
     if name is not None and (not NAME_PATTERN.fullmatch(name) or ".." in name or name == "."):
         raise UsageError(
             f"name must consist of letters, digits and ._=,+- without '..', got {name!r}."
@@ -216,6 +244,8 @@ def _compose(overrides: list[str]) -> DictConfig:
         where = f"{mark.name}, line {mark.line + 1}" if mark else "a config file"
         problem = getattr(error, "problem", None) or first_line(error)
         raise UsageError(f"{where} is not valid YAML: {problem}.") from None
+    except UnicodeDecodeError as error:
+        raise UsageError(f"A config file is not UTF-8 text: {error}.") from None
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise UsageError(hydra_message(error)) from None
 

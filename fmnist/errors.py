@@ -20,6 +20,10 @@ class UsageError(UserError):
     exit_code = 2
 
 
+class BusyError(UserError):
+    """Another living process works in this run folder."""
+
+
 class Interrupted(BaseException):
     """A signal asked for a stop, and the run came to a safe point; ends with 128 + signum."""
 

@@ -1,6 +1,7 @@
 """Train one run in its folder: fit, test the selected epoch, draw, record."""
 
 import ctypes
+import math
 import platform
 import signal
 import sys
@@ -46,7 +47,7 @@ def fit(
     been saved by then stays.
     """
     if run.scores:  # ended between its last two writes
-        record.attempt(run, start_epoch=run.data["epochs_done"])
+        run.open_attempt(start_epoch=run.data["epochs_done"])
     else:
         with StopOnSignal() as stop, build.quiet():
             _keep_memory()
@@ -55,6 +56,9 @@ def fit(
                 _Fit(run, config, data, module, watchers).carry_out()
             except SIGTERMException:  # Lightning notes the signal too, and looks at epochs' ends
                 raise Interrupted(signal.SIGTERM) from None
+            except SystemExit:  # Lightning's answer to the KeyboardInterrupt of a second Ctrl-C
+                stop.check()
+                raise
             stop.check()
     if lock:
         lock.note("recording")
@@ -117,14 +121,12 @@ class _Fit:
         }
         if self.resumed:
             self._warn_of_changes(facts)
-        record.attempt(self.run, start_epoch=self.resumed["epoch"] + 1 if self.resumed else 0)
+        self.run.open_attempt(start_epoch=self.resumed["epoch"] + 1 if self.resumed else 0)
         self.run.update(
             **facts,
             num_parameters=sum(p.numel() for p in self.module.net.parameters()),
-            partial=build.is_partial(self.config),
             split_hash=self.data.split_hash,
             data_hash=sources.data_hash(),
-            selected_on="val" if self.select_best else "last",
         )
 
     def _warn_of_changes(self, facts: Config) -> None:
@@ -140,16 +142,20 @@ class _Fit:
 
     def _score(self) -> None:
         """Score the selected checkpoint, draw, and record both."""
-        rows, best_epoch = self.history.rows, self.checkpoints.best_epoch
+        rows, best_epoch = self.history.rows, self._load_best()
         row = next(r for r in rows if r["epoch"] == best_epoch)
         scores = {k: v for k, v in row.items() if k.startswith(("train/", "val/"))}
+        if best_epoch != self.checkpoints.best_epoch:  # a resume that was not bit-equal
+            self.say(f"Warning: best.ckpt is of epoch {best_epoch}; its scores are measured anew.")
+            scores = self._evaluate("val")
+            self.outputs.take()
         folder, which = self.run.folder / "figures", self.config["figures"]
         if not self.run.writes:
             which = "none"
         gallery = Gallery(folder, which, CLASSES, self.events)
         images, labels = self.data.arrays("train")
         gallery.training(images[:200], labels[:200], rows, best_epoch)
-        split = "test" if self.config["test"] else "val" if len(self.data.val_indices) else None
+        split = self._split_to_show()
         if split == "test" or (split == "val" and self.config["figures"] == "all"):
             scores |= self._evaluate(split)
             if self.run.writes:
@@ -159,19 +165,43 @@ class _Fit:
             self.events.log_config(record.identity(self.run.data), scores)
         speeds = [r["images_per_s"] for r in rows]
         self.run.update(
+            partial=build.is_partial(self.config) or self.history.cut,
+            selected_on="last" if math.isnan(self.checkpoints.best_score) else "val",
             scores=scores,
             best_epoch=best_epoch,
             images_per_s=round(sum(speeds) / len(speeds), 1),
         )
 
+    def _split_to_show(self) -> str | None:
+        """Name the split that the figures and the last scores are of."""
+        limits = self.config["trainer"]
+        if self.config["test"] and limits.get("limit_test_batches") != 0:
+            return "test"
+        has_val = len(self.data.val_indices) > 0 and limits.get("limit_val_batches") != 0
+        return "val" if has_val else None
+
     def _evaluate(self, split: str) -> dict[str, float]:
-        """Run best.ckpt over `split`; returns what is new among its scores."""
+        """Return the scores of the loaded weights on `split`."""
         evaluate = self.trainer.test if split == "test" else self.trainer.validate
-        best = self.run.folder / "checkpoints" / "best.ckpt"
-        evaluate(
-            self.module, datamodule=self.data, ckpt_path=best, verbose=False, weights_only=True
-        )
-        return {k: v for k, v in self.module.scores.items() if k.startswith("test/")}
+        evaluate(self.module, datamodule=self.data, verbose=False)
+        return {k: v for k, v in self.module.scores.items() if k.startswith(f"{split}/")}
+
+    def _load_best(self) -> int:
+        """Load the weights of best.ckpt and return its epoch (1-based).
+
+        By hand: `ckpt_path` would also bring back the callbacks as they were then. Raises UserError
+        when the file cannot be read.
+        """
+        path = self.run.folder / "checkpoints" / "best.ckpt"
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+            self.module.load_state_dict(state["state_dict"])
+            return int(state["epoch"]) + 1
+        except Exception as error:  # torch raises half a dozen types for a damaged file
+            raise UserError(
+                f"{path} is missing or damaged ({type(error).__name__}). Restore it from a copy, "
+                "or delete the folder checkpoints to train from scratch."
+            ) from error
 
     def _outputs(self, split: str) -> tuple[Tensor, Tensor, Tensor]:
         """Return images, labels and probs (N, K) of the evaluation of `split`."""
@@ -216,7 +246,7 @@ def _complete(run: record.Record, config: Config) -> None:
         (folder / name).unlink(missing_ok=True)
     if keep == "none" and folder.exists():
         folder.rmdir()
-    run.close_attempt(status="finished")
+    run.update(status="finished")
 
 
 def _keep_memory() -> None:

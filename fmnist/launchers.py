@@ -4,6 +4,7 @@ import hashlib
 import sys
 import traceback
 from collections.abc import Sequence
+from pathlib import Path
 
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
@@ -16,7 +17,9 @@ from omegaconf import DictConfig, open_dict
 
 from fmnist import record
 from fmnist.config import Command
-from fmnist.errors import UserError
+from fmnist.errors import BusyError, UserError
+
+SWEEPS = Path("sweeps")
 
 
 def register() -> None:
@@ -54,13 +57,14 @@ class LocalLauncher(Launcher):
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
     ) -> Sequence[JobReturn]:
         """Run every job; raises SystemExit(1) at the end when one failed."""
+        jobs = {self._job_name(overrides): overrides for overrides in job_overrides}
         results: dict[str, str] = {}
-        for i, overrides in enumerate(job_overrides, start=1):
-            name = self._job_name(overrides)
-            print(f"[{i}/{len(job_overrides)}] {name}", file=sys.stderr, flush=True)
-            results[name] = self._run(name, overrides, initial_job_idx + i - 1)
+        for i, (name, overrides) in enumerate(jobs.items()):
+            print(f"[{i + 1}/{len(jobs)}] {name}", file=sys.stderr, flush=True)
+            results[name] = self._run(name, overrides, initial_job_idx + i)
         failed = {name: why for name, why in results.items() if why}
-        print(f"\n{len(results) - len(failed)} jobs done, {len(failed)} failed")
+        noun = "job" if len(jobs) == 1 else "jobs"
+        print(f"\n{len(jobs) - len(failed)} of {len(jobs)} {noun} done, {len(failed)} failed")
         for name, why in failed.items():
             print(f"  {name}: {why}")
         if failed:
@@ -79,6 +83,8 @@ class LocalLauncher(Launcher):
             del cfg["hydra"]
         try:
             self.task_function(cfg)
+        except BusyError as error:
+            return f"running elsewhere: {error}"
         except UserError as error:
             print(f"Error: {error}", file=sys.stderr)
             return str(error)

@@ -11,13 +11,14 @@ import json
 import os
 import socket
 import subprocess
+import sys
 import threading
 import time
 import uuid
 from pathlib import Path
 from typing import Any
 
-from fmnist.errors import UserError
+from fmnist.errors import BusyError, UserError
 
 LOCK = ".lock"
 BEAT_S = 5.0
@@ -28,7 +29,7 @@ class Lock:
     """A context in which this process alone works in `folder`.
 
     Raises:
-        UserError: on entry, when a living process holds it; names its host and pid.
+        BusyError: on entry, when a living process holds it; names its host and pid.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -42,11 +43,12 @@ class Lock:
             holder = read(self.path.parent)
             if holder is None:
                 continue
+            if _is_alive(holder) is None:
+                who = holder.get("host", "an unknown host")
+                line = f"was in use on {who}; watching {QUIET_S:.0f} s whether it still is."
+                print(f"{self.path.parent} {line}", file=sys.stderr)
             if _is_alive(holder) or (_is_alive(holder) is None and _beats(self.path)):
-                raise UserError(
-                    f"{self.path.parent} is in use by process {holder.get('pid', '?')} on "
-                    f"{holder.get('host', '?')}. Wait for its end, or stop it and start again."
-                )
+                raise _busy(self.path.parent, holder)
             _remove(self.path, holder)
         threading.Thread(target=self._beat, daemon=True).start()
         return self
@@ -81,6 +83,13 @@ class Lock:
                 os.utime(self.path)
 
 
+def refuse_if_busy(folder: Path) -> None:
+    """Raise BusyError at once when a process of this machine works in `folder`."""
+    holder = read(folder)
+    if holder and _is_alive(holder):
+        raise _busy(folder, holder)
+
+
 def read(folder: Path) -> dict[str, Any] | None:
     """Return what the holder of a folder says of itself, {} when unreadable, None when free."""
     try:
@@ -97,6 +106,13 @@ def is_held(folder: Path) -> bool:
     return holder is not None and _is_alive(holder) is not False
 
 
+def _busy(folder: Path, holder: dict[str, Any]) -> BusyError:
+    return BusyError(
+        f"{folder} is in use by process {holder.get('pid', '?')} on {holder.get('host', '?')}. "
+        "Wait for its end, or stop it and start again."
+    )
+
+
 def _parse(path: Path) -> dict[str, Any]:
     try:
         holder = json.loads(path.read_bytes())
@@ -107,7 +123,13 @@ def _parse(path: Path) -> dict[str, Any]:
 
 def _is_alive(holder: dict[str, Any]) -> bool | None:
     """Return whether the holder lives, or None where only its heartbeat can tell."""
-    if holder.get("machine") != _machine():
+    host, boot, processes = _machine()
+    if holder.get("host") != host or not isinstance(holder.get("pid"), int):
+        return None
+    if holder.get("boot") != boot:
+        # This machine has started anew since, unless its name says nothing.
+        return None if host == "localhost" or not boot else False
+    if holder.get("processes") != processes:
         return None
     return bool(_started(int(holder["pid"])) == holder["started"])
 
@@ -175,21 +197,23 @@ def _remove(path: Path, holder: dict[str, Any]) -> None:
 
 def _myself() -> dict[str, Any]:
     pid = os.getpid()
+    host, boot, processes = _machine()
     return {
-        "host": socket.gethostname(),
-        "machine": _machine(),
+        "host": host,
+        "boot": boot,
+        "processes": processes,
         "pid": pid,
         "started": _started(pid),
     }
 
 
-def _machine() -> str:
-    """Name what a pid is unique in: host, boot and process namespace."""
-    parts = [socket.gethostname()]
+def _machine() -> tuple[str, str, str]:
+    """Return the host's name, its current boot and the namespace in which pids are unique."""
+    boot = processes = ""
     with contextlib.suppress(OSError):
-        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip())
-        parts.append(os.readlink("/proc/self/ns/pid"))
-    return " ".join(parts)
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        processes = os.readlink("/proc/self/ns/pid")
+    return socket.gethostname(), boot, processes
 
 
 def _started(pid: int) -> str | None:

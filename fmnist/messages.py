@@ -57,6 +57,11 @@ def validation_message(
 
 def _unknown_key(model: type[BaseModel], path: list[str], prefix: str, typed: Typed) -> str:
     key = prefix + ".".join(path)
+    if key == "experiment":
+        return (
+            "The experiment's keys stand under `experiment` instead of the root. "
+            "Begin its file with the line `# @package _global_`."
+        )
     if path[0] == "trainer" and path[-1] in schema.RESERVED_TRAINER_KEYS:
         return f"{key} is set by fmnist itself. {schema.RESERVED_TRAINER_KEYS[path[-1]]}"
     word = next((w for w in typed.overrides if w.lstrip("+~").partition("=")[0] == key), None)
@@ -71,7 +76,7 @@ def _where(key: str, folders: Sequence[Path]) -> str:
         f"{folder.name}/{file.relative_to(folder)}"
         for folder in folders
         for file in sorted(folder.rglob("*.yaml"))
-        if pattern.search(file.read_text("utf-8"))
+        if pattern.search(file.read_text("utf-8", errors="replace"))
     ]
     return f" in {files[0]}" if len(files) == 1 else ""
 
@@ -165,13 +170,14 @@ def hydra_message(error: Exception) -> str:
         parent, (group, _, option) = missing[1], missing[2].rpartition("/")
         options = re.search(r"Available options in '[^']*':\n((?:\t.*\n?)+)", text)
         choices = options[1].split() if options else []
-        file = "" if parent == "train" else f" in conf/{parent}.yaml"
+        file = "" if parent == "train" else f" in {parent}.yaml"
         near = difflib.get_close_matches(option, choices, n=1)
         hint = f" Did you mean {near[0]}?" if near else ""
         return f"Unknown choice {group}={option}{file}.{hint} Choices: {', '.join(choices)}."
     group_typo = re.search(r"(?:In '([^']+)': )?Could not override '([^']+)'", text)
     if group_typo:
         groups = [str(p.relative_to(CONF_DIR)) for p in CONF_DIR.rglob("*") if p.is_dir()]
-        file = f" in conf/{group_typo[1]}.yaml" if group_typo[1] else ""
+        file = f" in {group_typo[1]}.yaml" if group_typo[1] else ""
         return f"Unknown group {group_typo[2]}{file}.{suggest(group_typo[2], groups)}"
-    return first_line(error)
+    reason = " ".join(f"{text} {error.__cause__ or ''}".split())
+    return reason.rstrip(".") + "."

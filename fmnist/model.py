@@ -36,17 +36,15 @@ class Model:
         `images` are uint8, light on black as in the data set: (N, 28, 28), (N, 1, 28, 28) or one
         (28, 28). Raises UserError for another shape or type.
         """
-        batch = torch.as_tensor(images)
-        if (
-            batch.dtype != torch.uint8
-            or batch.ndim not in (2, 3, 4)
-            or batch.shape[-2:] != (28, 28)
-        ):
+        # A copy: any strides, any owner.
+        array = images.cpu().numpy() if isinstance(images, Tensor) else np.array(images)
+        is_grey = array.ndim in (2, 3) or (array.ndim == 4 and array.shape[1] == 1)
+        if array.dtype != np.uint8 or not is_grey or array.shape[-2:] != (28, 28):
             raise UserError(
                 "images must be uint8 of shape (N, 28, 28) or (N, 1, 28, 28), "
-                f"got {str(batch.dtype).removeprefix('torch.')} {tuple(batch.shape)}."
+                f"got {array.dtype} {array.shape}."
             )
-        batch = batch.reshape(-1, 1, 28, 28)
+        batch = torch.from_numpy(array).reshape(-1, 1, 28, 28)
         logits = [self.classifier.predict_logits(part) for part in torch.split(batch, batch_size)]
         if not logits:
             return np.zeros((0, len(CLASSES)), dtype=np.float32)

@@ -28,10 +28,10 @@ def verify(train: Sequence[str], folder: Path, num_kills: int, seed: int, say: S
     say(f"whole: {duration_s:.1f} s, {_scores(whole)}")
     moments = random.Random(seed)
     for i in range(1, num_kills + 1):
-        phase = _kill([*train, "name=killed"], folder, killed, moments.uniform(0.1, duration_s))
-        say(f"kill {i}: {phase}")
-        if phase == "after the end":
+        if killed.exists() and record.read(killed).status == "finished":
+            say(f"kill {i}: not done, the run had come to its end")
             break
+        say(f"kill {i}: {_kill([*train, 'name=killed'], folder, killed, moments, duration_s)}")
     _finish([*train, "name=killed"], folder)
     starts = [a["start_epoch"] for a in record.read(killed).data["attempts"]]
     say(f"killed: {_scores(killed)}; attempts went on from epochs {starts}")
@@ -49,7 +49,9 @@ def differences(one: Path, other: Path) -> list[str]:
     found = []
     for name in ("best", "last"):
         files = [run / "checkpoints" / f"{name}.ckpt" for run in (one, other)]
-        if not all(file.exists() for file in files):
+        missing = [str(file) for file in files if not file.exists()]
+        if missing:
+            found.append(f"{' and '.join(missing)} missing")
             continue
         a, b = (torch.load(f, map_location="cpu", weights_only=True)["state_dict"] for f in files)
         wrong = [k for k in {*a, *b} if k not in a or k not in b or not torch.equal(a[k], b[k])]
@@ -73,14 +75,17 @@ def _finish(command: list[str], folder: Path) -> None:
         raise UserError(f"{' '.join(command)} ended with {done.returncode}:\n{done.stderr[-2000:]}")
 
 
-def _kill(command: list[str], folder: Path, run: Path, after_s: float) -> str:
-    """Start `command` and kill it `after_s` seconds later; returns what it was doing."""
+def _kill(
+    command: list[str], folder: Path, run: Path, moments: random.Random, duration_s: float
+) -> str:
+    """Start `command` and kill it at a moment before `duration_s`; returns what it was doing."""
+    after_s = moments.uniform(0.1, duration_s)
     process = subprocess.Popen(
         command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     try:
         process.wait(timeout=after_s)
-        return "after the end"
+        return f"too late, the run had ended before {after_s:.1f} s"
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()

@@ -14,13 +14,14 @@ import re
 import socket
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
 from fmnist import lock
 from fmnist.errors import UsageError, UserError
+from fmnist.schema import flatten
 
 SCHEMA = 1
 RECORD = "run.json"
@@ -62,9 +63,14 @@ class Record:
         self.folder = folder
         self.data = data
         self.writes = writes
+        self._began: float | None = None  # when this process's attempt did
 
     def update(self, **fields: Any) -> None:
         self.data |= fields
+        if self._began is not None:
+            attempts = self.data["attempts"]
+            attempts[-1]["seconds"] = round(time.monotonic() - self._began, 3)
+            self.data["duration_s"] = round(sum(a.get("seconds", 0) for a in attempts), 3)
         if self.writes:
             text = json.dumps(self.data, indent=2) + "\n"
             write_atomically(self.folder / RECORD, text)
@@ -80,12 +86,13 @@ class Record:
             return "interrupted"
         return str(self.data["status"])
 
-    def close_attempt(self, **fields: Any) -> None:
-        """Note how long the current attempt has lasted, along with `fields`."""
-        attempts = self.data["attempts"]
-        if attempts and "started" in attempts[-1]:
-            attempts[-1]["seconds"] = round(time.time() - attempts[-1].pop("started"), 3)
-        self.update(duration_s=round(sum(a.get("seconds", 0) for a in attempts), 3), **fields)
+    def open_attempt(self, start_epoch: int) -> None:
+        """Append this process's attempt, which goes on from `start_epoch` finished epochs."""
+        here = {"start_epoch": start_epoch, "pid": os.getpid(), "host": socket.gethostname()}
+        self.data["attempts"].append({**here, **commit(), "seconds": 0.0})
+        self.data.pop("error", None)
+        self._began = time.monotonic()
+        self.update(status="running")
 
 
 def read(folder: Path) -> Record:
@@ -99,7 +106,7 @@ def read(folder: Path) -> Record:
         raise UserError(
             f"{path} cannot be read ({error}). Restore it, or delete the folder and run again."
         ) from None
-    if not isinstance(data, dict) or data.get("schema") != SCHEMA or "config" not in data:
+    if not _is_record(data):
         raise UserError(
             f"{path} is not a record of this version of fmnist (schema {SCHEMA}). "
             "Choose another name=..."
@@ -107,10 +114,24 @@ def read(folder: Path) -> Record:
     return Record(folder, data)
 
 
+def _is_record(data: Any) -> bool:
+    kinds = {"config": dict, "overrides": list, "attempts": list, "scores": dict, "status": str}
+    return (
+        isinstance(data, dict)
+        and data.get("schema") == SCHEMA
+        and all(isinstance(data.get(key), kind) for key, kind in kinds.items())
+    )
+
+
 def decide(
-    folder: Path, config: Mapping[str, Any], overrides: Sequence[str]
+    folder: Path,
+    config: Mapping[str, Any],
+    overrides: Sequence[str],
+    defaults: Callable[[Sequence[str]], Mapping[str, Any]] = lambda _: {},
 ) -> Literal["start", "resume", "finished"]:
     """Say what starting `config` in `folder` means. Reads only; nothing is changed.
+
+    `defaults` gives the flat default config under a record's overrides, for keys it lacks.
 
     Raises:
         UsageError: the folder holds a run made with another config, or is no run at all.
@@ -124,7 +145,10 @@ def decide(
             f"{folder} exists but is no run: {RECORD} is missing. Choose another name=..."
         )
     record = read(folder)
-    changed = differences(record.data, {"config": dict(config), "overrides": list(overrides)})
+    asked = {"config": dict(config), "overrides": list(overrides)}
+    changed = differences(record.data, asked)
+    if any(_ABSENT in change for change in changed):
+        changed = differences(record.data, asked, defaults(record.data["overrides"]))
     if changed:
         shown = "; ".join(f"{key}: {_plain(old)}, now {_plain(new)}" for key, old, new in changed)
         raise UsageError(
@@ -137,14 +161,16 @@ def decide(
     return "resume" if resumable else "start"
 
 
-def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
-    """List (key, old, new) where two records disagree on what is trained."""
+def differences(
+    old: Mapping[str, Any], new: Mapping[str, Any], defaults: Mapping[str, Any] | None = None
+) -> list[tuple[str, Any, Any]]:
+    """List (key, old, new) where two records disagree; a key that one lacks has its default."""
     before, after = identity(old), identity(new)
-    return [
-        (key, before.get(key, _ABSENT), after.get(key, _ABSENT))
+    values = [
+        (key, *(side.get(key, (defaults or {}).get(key, _ABSENT)) for side in (before, after)))
         for key in sorted({*before, *after})
-        if before.get(key, _ABSENT) != after.get(key, _ABSENT)
     ]
+    return [(key, a, b) for key, a, b in values if a != b]
 
 
 def identity(record: Mapping[str, Any]) -> dict[str, Any]:
@@ -157,17 +183,6 @@ def identity(record: Mapping[str, Any]) -> dict[str, Any]:
     if "trainer.precision" not in typed:
         left_out = left_out | {"trainer.precision"}
     return {k: v for k, v in flatten(record["config"]).items() if k not in left_out}
-
-
-def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Turn nested mappings into one level of dotted keys."""
-    flat: dict[str, Any] = {}
-    for key, value in config.items():
-        if isinstance(value, Mapping):
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value
-    return flat
 
 
 def claim(root: Path, name: str | None, suffix: str) -> Path:
@@ -215,19 +230,6 @@ def open_record(folder: Path, config: dict[str, Any], overrides: Sequence[str]) 
         **commit(),
     }
     return record
-
-
-def attempt(record: Record, start_epoch: int) -> None:
-    """Append this process's attempt, which goes on from `start_epoch` finished epochs."""
-    here = {
-        "start_epoch": start_epoch,
-        "pid": os.getpid(),
-        "host": socket.gethostname(),
-        **commit(),
-    }
-    record.data["attempts"].append({**here, "started": time.time()})
-    record.data.pop("error", None)
-    record.update(status="running")
 
 
 def short(name: str) -> str:

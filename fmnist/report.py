@@ -1,7 +1,6 @@
 """Records as tables for people. Torch-free."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
@@ -35,13 +34,9 @@ def print_summary(run: Record) -> None:
     if not data["config"]["name"]:
         console.print(f"Again:       python scripts/resume.py {run.folder}")
     if data["config"]["logger"]["kind"] == "tensorboard":
-        console.print(f"TensorBoard: tensorboard --logdir {_log_root(run.folder)}")
+        console.print(f"TensorBoard: tensorboard --logdir {run.folder.parent}")
 
 
 def _device(data: Mapping[str, Any]) -> str:
     number = data["num_processes"]
     return f"{number} x {data['device']}" if number > 1 else str(data["device"])
-
-
-def _log_root(folder: Path) -> Path:
-    return folder.parent

@@ -9,7 +9,6 @@ Importing this module imports no torch, so that finished runs and mistakes answe
 
 import contextlib
 import errno
-import json
 import os
 import shlex
 import sys
@@ -22,8 +21,8 @@ from omegaconf import DictConfig
 
 from fmnist import config as configs
 from fmnist import record
-from fmnist.errors import Interrupted, UserError
-from fmnist.lock import Lock
+from fmnist.errors import Interrupted, UsageError, UserError
+from fmnist.lock import Lock, refuse_if_busy
 
 if TYPE_CHECKING:
     from fmnist.model import Model
@@ -60,9 +59,11 @@ def train(
         return _follow(config)
     name = config["name"]
     place = folder or (RUNS / record.short(name) if name else None)
-    decision = record.decide(place, config, overrides) if place else "start"
+    decision = record.decide(place, config, overrides, configs.defaults) if place else "start"
     if decision == "finished" and place:
         return record.read(place)
+    if place:
+        refuse_if_busy(place)
     from fmnist import build  # seconds of torch, only when there is work
 
     with build.quiet():
@@ -73,7 +74,9 @@ def train(
     record.claim(place.parent, place.name, "")
     os.environ[FOLDER_VARIABLE] = str(place.resolve())
     with Lock(place) as lock:
-        if record.decide(place, config, overrides) == "finished":  # by another process, just now
+        if (
+            record.decide(place, config, overrides, configs.defaults) == "finished"
+        ):  # by another process, just now
             return record.read(place)
         run = record.open_record(place, config, overrides)
         if place.parent == RUNS:
@@ -83,16 +86,17 @@ def train(
     return run
 
 
-def resume(folder: Path) -> record.Record:
-    """Go on with the run in `folder`, wherever it was copied to, as its record says.
+def resume(folder: str | Path) -> record.Record:
+    """Go on with the run in `folder`, wherever it was copied to, with the config of its record.
 
-    Raises what `train` raises.
+    Raises what `train` raises; UserError for a config that this version cannot read.
     """
-    run = record.read(folder)
-    settled = [f"{key}={json.dumps(run.data['config'][key])}" for key in SETTLED]
-    words = [*run.data["overrides"], *settled]
-    cfg = configs.compose(words)
-    return train(cfg, overrides=run.data["overrides"], folder=folder)
+    run = record.read(Path(folder))
+    try:
+        config = configs.revive(run.data["config"], run.data["overrides"])
+    except UsageError as error:
+        raise UserError(f"{Path(folder) / record.RECORD}: {error}") from None
+    return train(config, overrides=run.data["overrides"], folder=Path(folder))
 
 
 @contextlib.contextmanager
@@ -189,4 +193,4 @@ def _note_bug(run: record.Record, error: BaseException) -> None:
 def _close(run: record.Record, **fields: Any) -> None:
     """Record the end; where even that cannot be written, readers see that the process is gone."""
     with contextlib.suppress(UserError):
-        run.close_attempt(**fields)
+        run.update(**fields)

@@ -4,6 +4,7 @@ Values stand in conf/, their units in its comments. Constructors repeat none of 
 tests/test_schema.py compares it with their signatures.
 """
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -199,3 +200,14 @@ class Root(Section):
     callbacks: Callbacks
     logger: Logger
     trainer: Trainer
+
+
+def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Turn nested mappings into one level of dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat

@@ -9,7 +9,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from fmnist import config, launchers, report, run
+from fmnist import config, launchers, record, report, run
 from fmnist.errors import UsageError, exit_codes
 from fmnist.messages import CONF_DIR
 
@@ -22,17 +22,20 @@ def train(cfg: DictConfig) -> None:
             report.print_summary(done)
 
 
-def train_job(cfg: DictConfig, axes: list[str]) -> float:
+def train_job(cfg: DictConfig, axes: list[str]) -> float | None:
     """Train one job of a sweep over `axes`."""
     sweep = HydraConfig.get().sweep
     folder = Path(sweep.dir) / sweep.subdir
     done = run.train(cfg, overrides=_overrides(), folder=folder, axes=axes)
-    return done.scores[cfg.metric]
+    return done.scores.get(cfg.metric)
 
 
 def main() -> None:
+    sys.path.append(str(Path.cwd()))  # for a user's own classes
     args = get_args_parser().parse_args()
     with exit_codes():
+        if args.config_name or args.config_path:
+            raise UsageError("The root config is conf/train.yaml. Add groups with --config-dir.")
         command = config.read_command(args.overrides, args.config_dir and Path(args.config_dir))
         overrides = list(command.overrides)
         if command.axes:
@@ -40,7 +43,9 @@ def main() -> None:
                 axis = next(iter(command.axes))
                 raise UsageError(f"{axis} has several values, which is a sweep: add -m.")
             launchers.register()
-            overrides.append(f"++name={launchers.sweep_name(command)}")
+            name = launchers.sweep_name(command)
+            record.claim(launchers.SWEEPS, name, "")
+            overrides.append(f"++name={name}")
         flags = [word for word in sys.argv[1:] if word not in args.overrides]
         if not command.axes:  # -m without an axis is a single run
             flags = [word for word in flags if word not in ("-m", "--multirun")]

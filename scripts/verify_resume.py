@@ -24,9 +24,15 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the random moments (default 0)")
     parser.add_argument("--folder", type=Path, help="keep both runs here (default: deleted)")
     args = parser.parse_args()
+    if args.kills < 1:
+        parser.error(f"--kills must be >= 1, got {args.kills}")
     with exit_codes(), tempfile.TemporaryDirectory() as temporary:
-        config.compose(args.overrides)
-        train = [sys.executable, str(Path(__file__).with_name("train.py")), *args.overrides]
+        overrides = [*args.overrides, "checkpoints=all"]
+        cfg = config.compose(overrides)
+        for key in ("dir", "source"):  # both runs have a working folder of their own
+            if cfg.data[key]:
+                overrides.append(f"data.{key}='{Path(cfg.data[key]).resolve()}'")
+        train = [sys.executable, str(Path(__file__).with_name("train.py").resolve()), *overrides]
         folder = args.folder or Path(temporary)
         equal = proof.verify(train, folder.resolve(), args.kills, args.seed)
     sys.exit(not equal)

@@ -67,6 +67,8 @@ def refused(*overrides: str) -> str:
         ("model._target_=fmnist.models.cmm", "Unknown model._target_ 'fmnist.models.cmm'."),
         ("model._target_=nowhere.Net", "no module 'nowhere' can be imported."),
         ("model._target_=[]", "model._target_ must name a class or function, got []."),
+        ("name=latest", "name=latest is the link to the newest run."),
+        ("name=a,b", "name cannot be varied in a sweep"),
         ("seed", "Cannot read 'seed'. Write key=value"),
         ("note=a b=c", "Cannot read 'note=a b=c'."),
         ("seed=${nope}", "The config does not resolve: Interpolation key 'nope' not found."),
@@ -219,3 +221,21 @@ def test_config_imports_no_torch() -> None:
         "sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("text", ["trainer:\n  max_epochs: 3\n", "seed: 3\n"])
+def test_experiment_without_its_first_line_is_explained(own_conf: Path, text: str) -> None:
+    (own_conf / "experiment" / "mine.yaml").write_text(text)
+    with pytest.raises(UsageError, match="Begin its file with the line `# @package _global_`"):
+        config.read_command(["experiment=mine"], own_conf)
+
+
+@pytest.mark.parametrize("content", [b"- a\n- b\n", b"\xff\xfe", b"hydra: {foo: 1}\n"])
+def test_config_file_of_another_kind_is_an_error(own_conf: Path, content: bytes) -> None:
+    (own_conf / "experiment" / "mine.yaml").write_bytes(b"# @package _global_\n" + content)
+    with pytest.raises(UsageError):
+        config.read_command(["experiment=mine"], own_conf)
+
+
+def test_typo_on_an_axis_is_named_with_the_right_model() -> None:
+    assert "Unknown key model.channels" in refused("model=cnn,mlp", "model.channels=[8,8]")

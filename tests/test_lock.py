@@ -24,7 +24,7 @@ def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def hold_elsewhere(folder: Path, **changes: object) -> None:
     """Let the lock look as if a process on another machine had taken it."""
-    holder = {"host": "node7", "machine": "node7 x", "pid": 41, "started": "1", "token": "t"}
+    holder = {"host": "node7", "pid": 41, "started": "1", "token": "t"}
     (folder / lock.LOCK).write_text(json.dumps({**holder, "phase": "training", **changes}))
 
 
@@ -67,12 +67,14 @@ def test_lock_of_a_killed_process_is_taken_over_at_once(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == []
 
 
-def test_reused_pid_is_not_taken_for_the_holder(tmp_path: Path) -> None:
+def test_reused_pid_or_a_reboot_is_not_taken_for_the_holder(tmp_path: Path) -> None:
     with Lock(tmp_path) as held:
         mine = dict(held.holder)
-    (tmp_path / lock.LOCK).write_text(json.dumps({**mine, "started": "0"}))
-    with Lock(tmp_path):
-        pass
+    for changes in ({"started": "0"}, {"boot": "before the power cut"}):
+        (tmp_path / lock.LOCK).write_text(json.dumps({**mine, **changes}))
+        assert not lock.is_held(tmp_path)
+        with Lock(tmp_path):
+            pass
 
 
 @pytest.mark.usefixtures("hurry")

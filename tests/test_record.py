@@ -99,11 +99,11 @@ def test_record_is_written_whole(tmp_path: Path, plain: dict[str, Any]) -> None:
 
 def test_attempts_are_counted(tmp_path: Path, plain: dict[str, Any]) -> None:
     run = write(tmp_path / "run", plain)
-    record.attempt(run, start_epoch=0)
-    run.close_attempt(status="failed", error="x")
-    record.attempt(run, start_epoch=1)
+    run.open_attempt(start_epoch=0)
+    run.update(status="failed", error="x")
+    run.open_attempt(start_epoch=1)
     assert "error" not in record.read(tmp_path / "run").data
-    run.close_attempt(status="finished")
+    run.update(status="finished")
     attempts = run.data["attempts"]
     assert [a["start_epoch"] for a in attempts] == [0, 1]
     assert all(a["pid"] == os.getpid() and a["seconds"] >= 0 for a in attempts)

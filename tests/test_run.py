@@ -169,7 +169,12 @@ def test_loaded_model_predicts_what_was_recorded(finished: Path, small_files: Pa
 
 def test_wrong_images_are_refused(finished: Path) -> None:
     model = run.load(finished)
-    for bad in (torch.zeros(2, 28, 28), torch.zeros(2, 3, 32, 32, dtype=torch.uint8)):
+    for bad in (
+        torch.zeros(2, 28, 28),
+        torch.zeros(2, 3, 28, 28, dtype=torch.uint8),
+        torch.zeros(2, 1, 32, 32, dtype=torch.uint8),
+        None,
+    ):
         with pytest.raises(UserError, match="images must be uint8 of shape"):
             model.predict(bad)
 
@@ -418,10 +423,17 @@ def test_options_train(extra: list[str], tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_own_class_that_does_not_fit_is_an_error() -> None:
-    with pytest.raises(UserError, match="model._target_=torch.nn.Linear cannot be built"):
-        run.train([*FAST, "model._target_=torch.nn.Linear", *NO_ARGUMENTS])
-    with pytest.raises(UserError, match="must build a torch.nn.Module, got OrderedDict"):
-        run.train([*FAST, "model._target_=collections.OrderedDict", *NO_ARGUMENTS])
+    for target, message in (
+        ("torch.nn.Linear", "model._target_=torch.nn.Linear cannot be built: .*in_features"),
+        ("torch.nn.Nope", "model._target_=torch.nn.Nope cannot be imported"),
+        ("torch.nn.Identity", "Identity must turn images .* into logits"),
+        ("torch.nn.LSTMCell", "cannot be built"),
+        ("collections.OrderedDict", "must be a subclass of torch.nn.Module"),
+        ("os.system", "must be a subclass of torch.nn.Module"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            run.train([*FAST, f"model._target_={target}", *NO_ARGUMENTS])
+    assert not Path("runs").exists()
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
@@ -559,3 +571,81 @@ def test_folder_in_use_is_left_alone(finished: Path, tmp_path: Path) -> None:
         with pytest.raises(UserError, match=f"is in use by process {os.getpid()} on "):
             run.train([*FAST, "data.batch_size=25"], folder=folder)
         assert hashes(folder) == before
+
+
+def test_epoch_cut_short_is_partial_and_its_speed_is_real() -> None:
+    done = run.train([*FAST, "trainer.max_steps=13", "figures=none"])
+    assert done.data["partial"] is True
+    assert done.data["images_per_s"] < 1e7
+    assert run.train([*FAST, "trainer.max_steps=20", "figures=none"]).data["partial"] is False
+
+
+@pytest.mark.parametrize(
+    "word", ["trainer.limit_val_batches=0", "trainer.check_val_every_n_epoch=5", "data.val_size=0"]
+)
+def test_nothing_validated_means_the_last_epoch_is_selected(word: str) -> None:
+    done = run.train([*FAST, word, "figures=none"])
+    assert (done.data["selected_on"], done.data["best_epoch"]) == ("last", 2)
+
+
+def test_no_test_batches_means_the_test_set_is_not_read() -> None:
+    done = run.train([*FAST, "trainer.limit_test_batches=0"])
+    assert not any(name.startswith("test/") for name in done.scores)
+
+
+def test_missing_best_checkpoint_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def die(*_: Any) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(classifier.Classifier, "test_step", die)
+        with pytest.raises(Killed):
+            run.train([*FAST, "name=best"])
+    Path("runs/best/checkpoints/best.ckpt").unlink()
+    with pytest.raises(UserError, match="best.ckpt is missing or damaged"):
+        run.train([*FAST, "name=best"])
+
+
+def test_time_of_a_killed_attempt_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = stop_after_one_epoch(monkeypatch, "name=time", "figures=none")
+    path = folder / "run.json"
+    data = json.loads(path.read_text())
+    assert data["attempts"][0]["seconds"] > 0
+    data["attempts"][0]["seconds"] = 1000.0
+    path.write_text(json.dumps(data))
+    assert run.train([*FAST, "name=time", "figures=none"]).data["duration_s"] > 1000
+
+
+def test_key_an_older_record_lacks_counts_as_its_default() -> None:
+    done = run.train([*FAST, "name=old", "figures=none"])
+    path = done.folder / "run.json"
+    data = json.loads(path.read_text())
+    del data["config"]["callbacks"]["ema"], data["config"]["augment"]["test_flip"]
+    path.write_text(json.dumps(data))
+    words = [*FAST, "name=old", "figures=none"]
+    assert run.train([*words, "trainer.accumulate_grad_batches=1"]).data == data
+    assert run.resume(done.folder).data == data
+    with pytest.raises(UsageError, match=r"callbacks.ema.decay: null, now 0.9"):
+        run.train([*words, "callbacks.ema.decay=0.9"])
+
+
+def test_resume_needs_no_file_the_run_was_made_with(tmp_path: Path) -> None:
+    from fmnist.config import read_command
+
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "mine.yaml").write_text("# @package _global_\nseed: 7\n")
+    words = [*FAST, "experiment=mine", "figures=none", "name=mine"]
+    cfg = read_command(words, tmp_path).cfg
+    done = run.train(cfg, overrides=words)
+    assert run.resume(str(done.folder)).scores == done.scores
+
+
+def test_config_read_from_a_folder_is_checked() -> None:
+    done = run.train([*FAST, "name=evil", "figures=none"])
+    path = done.folder / "run.json"
+    data = json.loads(path.read_text())
+    data["config"]["optim"]["lr"] = -1
+    path.write_text(json.dumps(data))
+    with pytest.raises(UserError, match=r"run.json: optim.lr must be > 0") as caught:
+        run.resume(done.folder)
+    assert caught.value.exit_code == 1
