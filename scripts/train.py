@@ -3,15 +3,17 @@
 import sys
 from pathlib import Path
 
-import hydra
-from hydra._internal.utils import get_args_parser
-from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
-from omegaconf import DictConfig
-
-from fmnist import config, launchers, record, report, run
 from fmnist.errors import UsageError, exit_codes
-from fmnist.messages import CONF_DIR
+
+with exit_codes():  # Ctrl-C may come while these are imported
+    import hydra
+    from hydra._internal.utils import get_args_parser
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+    from omegaconf import DictConfig
+
+    from fmnist import config, launchers, record, report, run
+    from fmnist.messages import CONF_DIR
 
 
 def train(cfg: DictConfig) -> None:
