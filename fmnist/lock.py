@@ -23,6 +23,7 @@ from fmnist.errors import BusyError, UserError
 LOCK = ".lock"
 BEAT_S = 5.0
 QUIET_S = 30.0  # six missed beats
+STALE_S = 600.0
 
 
 class Lock:
@@ -101,9 +102,18 @@ def read(folder: Path) -> dict[str, Any] | None:
 
 
 def is_held(folder: Path) -> bool:
-    """Say whether a process holds `folder`; one on another machine counts as alive."""
+    """Say whether a process holds `folder`, for display.
+
+    One on another machine counts as alive until its heartbeat is ten minutes old; only here are
+    clocks compared.
+    """
     holder = read(folder)
-    return holder is not None and _is_alive(holder) is not False
+    if holder is None:
+        return False
+    alive = _is_alive(holder)
+    if alive is None:
+        return time.time() - (_stamp(folder / LOCK) or 0) / 1e9 < STALE_S
+    return alive
 
 
 def _busy(folder: Path, holder: dict[str, Any]) -> BusyError:

@@ -105,7 +105,15 @@ def test_beating_lock_of_another_machine_is_respected(tmp_path: Path) -> None:
     finally:
         done.set()
         thread.join()
+    assert lock.read(tmp_path) is not None
+
+
+def test_lock_of_another_machine_is_shown_as_held_until_it_is_stale(tmp_path: Path) -> None:
+    hold_elsewhere(tmp_path)
     assert lock.is_held(tmp_path)
+    long_ago = time.time() - 2 * lock.STALE_S
+    os.utime(tmp_path / lock.LOCK, (long_ago, long_ago))
+    assert not lock.is_held(tmp_path)
 
 
 @pytest.mark.usefixtures("hurry")
