@@ -17,7 +17,7 @@ train: $(DONE)
 	@$(PY) scripts/train.py $(or $(ARGS),trainer.max_epochs=10)
 
 test: $(DONE)
-	@$(PY) -m pytest -q -m "not ($(SPECIAL))" $(ARGS)
+	@OMP_NUM_THREADS=1 $(PY) -m pytest -q -n 2 -m "not ($(SPECIAL))" $(ARGS)
 
 setup: $(DONE)
 
