@@ -20,6 +20,7 @@ from fmnist.config import Command
 from fmnist.errors import BusyError, UserError
 
 SWEEPS = Path("sweeps")
+ELSEWHERE = "running elsewhere"
 
 
 def register() -> None:
@@ -63,11 +64,15 @@ class LocalLauncher(Launcher):
             print(f"[{i + 1}/{len(jobs)}] {name}", file=sys.stderr, flush=True)
             results[name] = self._run(name, overrides, initial_job_idx + i)
         failed = {name: why for name, why in results.items() if why}
+        busy = sum(why.startswith(ELSEWHERE) for why in failed.values())
         noun = "job" if len(jobs) == 1 else "jobs"
-        print(f"\n{len(jobs) - len(failed)} of {len(jobs)} {noun} done, {len(failed)} failed")
+        print(
+            f"\n{len(jobs) - len(failed)} of {len(jobs)} {noun} done, {len(failed) - busy} failed"
+            + (f", {busy} {ELSEWHERE}" if busy else "")
+        )
         for name, why in failed.items():
             print(f"  {name}: {why}")
-        if failed:
+        if len(failed) > busy:
             raise SystemExit(1)
         return [_done(overrides) for overrides in job_overrides]
 
@@ -84,7 +89,7 @@ class LocalLauncher(Launcher):
         try:
             self.task_function(cfg)
         except BusyError as error:
-            return f"running elsewhere: {error}"
+            return f"{ELSEWHERE}: {error}"
         except UserError as error:
             print(f"Error: {error}", file=sys.stderr)
             return str(error)

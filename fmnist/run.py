@@ -179,8 +179,21 @@ def _fit_recorded(
         _close(run, status="failed", error=message)
         raise UserError(message) from error
     except BaseException as error:
-        _note_bug(run, error)
-        raise
+        if not _is_out_of_memory(error):
+            _note_bug(run, error)
+            raise
+        message = (
+            f"Out of memory with data.batch_size={config['data']['batch_size']}. Take a smaller "
+            "one under another name=..., or free some memory and type the same line again."
+        )
+        _close(run, status="failed", error=message)
+        raise UserError(message) from error
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    """Recognise Python's error, CUDA's, and the plain RuntimeError of torch's CPU allocator."""
+    name, text = type(error).__name__, str(error)
+    return name in ("MemoryError", "OutOfMemoryError") or "can't allocate memory" in text
 
 
 def _note_bug(run: record.Record, error: BaseException) -> None:

@@ -649,3 +649,25 @@ def test_config_read_from_a_folder_is_checked() -> None:
     with pytest.raises(UserError, match=r"run.json: optim.lr must be > 0") as caught:
         run.resume(done.folder)
     assert caught.value.exit_code == 1
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: 99 bytes"),
+        torch.cuda.OutOfMemoryError("CUDA out of memory."),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_out_of_memory_is_an_error_with_its_remedy(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def exhaust(*_: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(classifier.Classifier, "training_step", exhaust)
+    with pytest.raises(UserError, match="Out of memory with data.batch_size=50"):
+        run.train([*FAST, "name=oom"])
+    assert record.read(Path("runs/oom")).status == "failed"
+    assert not Path("runs/oom/error.txt").exists()

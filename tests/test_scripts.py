@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 from conftest import PROJECT, Run
 
+from fmnist.lock import Lock
+
 FAST = ("data.batch_size=50", "data.val_size=100", "trainer.max_epochs=2")
 TRAIN = PROJECT / "scripts" / "train.py"
 
@@ -160,8 +162,13 @@ def test_sweep_trains_every_combination(script: Run, tmp_path: Path) -> None:
         record = json.loads((sweep / job / "run.json").read_text())
         assert record["status"] == "finished"
         assert "test/acc" not in record["scores"]
-    again = script("train.py", *words)
+    with Lock(sweep / jobs[0]):
+        record_path = sweep / jobs[0] / "run.json"
+        record_path.write_text(record_path.read_text().replace("finished", "running"))
+        again = script("train.py", *words)
     assert "epoch" not in again.stderr  # nothing is trained twice
+    assert "3 of 4 jobs done, 0 failed, 1 running elsewhere" in again.stdout
+    assert again.returncode == 0
 
 
 @pytest.mark.slow
