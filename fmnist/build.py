@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import os
+import traceback
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -86,9 +87,10 @@ def _check_own_network(net: nn.Module) -> None:
         try:
             shape = tuple(net.eval()(images).shape)
         except Exception as error:  # anything at all can be wrong inside
+            place = traceback.extract_tb(error.__traceback__)[-1]
             raise UsageError(
                 f"model: {type(net).__name__} fails on uint8 images (2, 1, 28, 28): "
-                f"{type(error).__name__}: {error}"
+                f"{type(error).__name__}: {error} ({place.filename}, line {place.lineno})."
             ) from error
         finally:
             net.train()

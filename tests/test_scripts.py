@@ -114,8 +114,10 @@ def test_bug_keeps_its_traceback(script: Run, tmp_path: Path) -> None:
     (tmp_path / "buggy.py").write_text(
         "import torch\n"
         "class Net(torch.nn.Linear):\n"
-        "    def __init__(self): super().__init__(1, 1)\n"
-        "    def forward(self, images): return 1 // 0\n"
+        "    def __init__(self): super().__init__(784, 10)\n"
+        "    def forward(self, images):\n"
+        "        if self.training: return 1 // 0\n"
+        "        return super().forward(images.flatten(1) / 255)\n"
     )
     environment = {**os.environ, "PYTHONPATH": str(tmp_path), "FMNIST_DATA": str(tmp_path / "d")}
     drop = [f"~model.{name}" for name in ("channels", "hidden", "dropout", "init")]
