@@ -18,7 +18,7 @@ Say = Callable[[str], None]
 def verify(train: Sequence[str], folder: Path, num_kills: int, seed: int, say: Say = print) -> bool:
     """Run the command `train` whole and with `num_kills` kills in `folder`; say whether they agree.
 
-    Each kill comes at a moment drawn uniformly from the time the whole run took, less what is done.
+    Each kill comes at a moment drawn uniformly from the time the rest should take.
     """
     folder.mkdir(parents=True, exist_ok=True)
     whole, killed = folder / "runs" / "whole", folder / "runs" / "killed"
@@ -26,12 +26,16 @@ def verify(train: Sequence[str], folder: Path, num_kills: int, seed: int, say: S
     _finish([*train, "name=whole"], folder)
     duration_s = time.monotonic() - begin
     say(f"whole: {duration_s:.1f} s, {_scores(whole)}")
-    moments = random.Random(seed)
+    draw = random.Random(seed)
+    fit_s, epochs = (record.read(whole).data[key] for key in ("duration_s", "epochs_done"))
     for i in range(1, num_kills + 1):
-        if killed.exists() and record.read(killed).status == "finished":
+        done = _epochs_done(killed)
+        if done == epochs and record.read(killed).status == "finished":
             say(f"kill {i}: not done, the run had come to its end")
             break
-        say(f"kill {i}: {_kill([*train, 'name=killed'], folder, killed, moments, duration_s)}")
+        after_s = draw.uniform(0.1, duration_s - fit_s * done / epochs)
+        phase = _kill([*train, "name=killed"], folder, killed, after_s)
+        say(f"kill {i}: {after_s:.1f} s after the start, {phase}")
     _finish([*train, "name=killed"], folder)
     starts = [a["start_epoch"] for a in record.read(killed).data["attempts"]]
     say(f"killed: {_scores(killed)}; attempts went on from epochs {starts}")
@@ -75,25 +79,25 @@ def _finish(command: list[str], folder: Path) -> None:
         raise UserError(f"{' '.join(command)} ended with {done.returncode}:\n{done.stderr[-2000:]}")
 
 
-def _kill(
-    command: list[str], folder: Path, run: Path, moments: random.Random, duration_s: float
-) -> str:
-    """Start `command` and kill it at a moment before `duration_s`; returns what it was doing."""
-    after_s = moments.uniform(0.1, duration_s)
+def _kill(command: list[str], folder: Path, run: Path, after_s: float) -> str:
+    """Start `command` and kill it `after_s` seconds later; returns what it was doing."""
     process = subprocess.Popen(
         command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     try:
         process.wait(timeout=after_s)
-        return f"too late, the run had ended before {after_s:.1f} s"
+        return "too late, the run had ended"
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
     holder: dict[str, Any] = lock.read(run) or {}
-    done = record.read(run).data["epochs_done"] if (run / record.RECORD).exists() else 0
     mine = holder.get("pid") == process.pid
     phase = holder["phase"] if mine else "importing and preparing"
-    return f"{after_s:.1f} s after the start, {phase}; {done} epochs were done"
+    return f"{phase}; {_epochs_done(run)} epochs were done"
+
+
+def _epochs_done(run: Path) -> int:
+    return int(record.read(run).data["epochs_done"]) if (run / record.RECORD).exists() else 0
 
 
 def _scores(folder: Path) -> str:

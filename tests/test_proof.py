@@ -37,6 +37,7 @@ def write_run(folder: Path, weight: float = 1.0, accuracy: float = 0.5, row: str
         "attempts": [attempt],
         "scores": {"val/acc": accuracy},
         "epochs_done": 1,
+        "duration_s": 0.5,
     }
     (folder / "run.json").write_text(json.dumps(record))
     return folder
