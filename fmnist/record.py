@@ -217,7 +217,9 @@ def open_record(folder: Path, config: dict[str, Any], overrides: Sequence[str]) 
     for path in folder.rglob(".*.tmp"):
         path.unlink()
     if (folder / RECORD).exists():
-        return read(folder)
+        record = read(folder)  # equal in all that counts; where and how loudly may have changed
+        record.data |= {"config": config, "overrides": list(overrides)}
+        return record
     record = Record(folder, {"schema": SCHEMA, "status": "running", "config": config})
     record.data |= {
         "overrides": list(overrides),

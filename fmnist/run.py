@@ -34,7 +34,7 @@ DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPER
 
 
 def train(
-    cfg: DictConfig | Mapping[str, Any] | Sequence[str] = (),
+    cfg: DictConfig | Mapping[str, Any] | str | Sequence[str] = (),
     *,
     overrides: Sequence[str] = (),
     folder: Path | None = None,
@@ -42,18 +42,17 @@ def train(
 ) -> record.Record:
     """Train what `cfg` asks for, or return the stored record where that was done before.
 
-    Args:
-        cfg: a composed config, or overrides as on the command line.
-        overrides: what a user typed to get a composed `cfg`, for the record.
-        folder: where the run lives; runs/<name> when None.
-        axes: the keys a sweep varies; None for a single run. Decides what `auto` means.
+    `cfg` is a composed config, or overrides as on the command line; `overrides` is what a user
+    typed to get a composed one, for the record. The run lives in `folder`, or runs/<name>. `axes`
+    are the keys a sweep varies, None for a single run: they decide what `auto` means.
 
     Raises:
         UsageError: a mistake in the config, or a folder made with another one; nothing was started.
         UserError: the data, the folder or the training itself failed.
     """
     if not isinstance(cfg, DictConfig | Mapping):
-        overrides, cfg = list(cfg), configs.compose(list(cfg))
+        overrides = [cfg] if isinstance(cfg, str) else list(cfg)
+        cfg = configs.compose(overrides)
     config = settle(configs.check(cfg, overrides), axes)
     if is_follower():
         return _follow(config)
@@ -74,9 +73,8 @@ def train(
     record.claim(place.parent, place.name, "")
     os.environ[FOLDER_VARIABLE] = str(place.resolve())
     with Lock(place) as lock:
-        if (
-            record.decide(place, config, overrides, configs.defaults) == "finished"
-        ):  # by another process, just now
+        decision = record.decide(place, config, overrides, configs.defaults)
+        if decision == "finished":  # by another process, just now
             return record.read(place)
         run = record.open_record(place, config, overrides)
         if place.parent == RUNS:

@@ -369,6 +369,11 @@ def test_checkpoints_none_leaves_none() -> None:
     assert os.listdir("runs/bare/figures") == ["curves.png"]
 
 
+def test_one_override_may_be_a_plain_string() -> None:
+    with pytest.raises(UsageError, match="seed must be in"):
+        run.train("seed=-1")
+
+
 def test_smoke_is_partial() -> None:
     done = run.train(["trainer=smoke", "data.val_size=100", "name=smoke", "experiment=notebook"])
     assert done.data["partial"] is True
@@ -521,6 +526,14 @@ def test_resuming_under_the_same_conditions_is_silent(
     stop_after_one_epoch(monkeypatch, "name=same", "figures=none")
     run.train([*FAST, "name=same", "figures=none"])
     assert "Warning" not in capsys.readouterr().err
+
+
+def test_record_tells_how_a_resumed_run_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    stop_after_one_epoch(monkeypatch, "name=changed", "figures=none", "test=false")
+    done = run.train([*FAST, "name=changed", "figures=none", "test=true"])
+    assert done.data["config"]["test"] is True
+    assert "test/acc" in done.scores
+    assert done.data["overrides"][-1] == "test=true"
 
 
 def test_running_with_a_dead_process_reads_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
