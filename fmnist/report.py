@@ -31,10 +31,10 @@ def print_summary(run: Record) -> None:
     if data["partial"]:
         console.print("Only a part of the data was used: these scores say that it runs, no more.")
     console.print(f"Results:     {run.folder}")
-    if not data["config"]["name"]:
-        console.print(f"Again:       python scripts/resume.py {run.folder}")
     if data["config"]["logger"]["kind"] == "tensorboard":
         console.print(f"TensorBoard: tensorboard --logdir {run.folder.parent}")
+    if not data["config"]["name"]:
+        console.print(f"Again:       python scripts/resume.py {run.folder}")
 
 
 def _device(data: Mapping[str, Any]) -> str:
