@@ -13,7 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from fmnist import proof, record
 
-pytestmark = [pytest.mark.kill, pytest.mark.usefixtures("small_data")]
+pytestmark = pytest.mark.kill
 
 TRAIN = str(PROJECT / "scripts" / "train.py")
 WORDS = [
@@ -45,6 +45,7 @@ def start(
     return subprocess.run(
         [*command, f"name={name}"],
         cwd=cwd,
+        env={**os.environ, "FMNIST_DATA": str(cwd / "data")},
         capture_output=True,
         text=True,
         timeout=120,
@@ -56,7 +57,6 @@ def start(
 def whole(small_files: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run that was never killed."""
     folder = tmp_path_factory.mktemp("kill")
-    os.environ["FMNIST_DATA"] = str(tmp_path_factory.getbasetemp() / "data")
     done = start(small_files, folder, "whole")
     assert done.returncode == 0, done.stderr
     return folder / "runs" / "whole"
