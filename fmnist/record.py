@@ -6,6 +6,7 @@ result, or refuse.
 
 import contextlib
 import datetime
+import functools
 import hashlib
 import json
 import os
@@ -277,6 +278,7 @@ def versions() -> dict[str, str]:
     return found
 
 
+@functools.cache
 def commit() -> dict[str, Any]:
     """Return {"commit", "dirty"} of the code that runs, or {} outside a git checkout."""
     here = Path(__file__).resolve().parents[1]

@@ -163,29 +163,32 @@ def _fit_recorded(
     except (Interrupted, KeyboardInterrupt) as signal:
         _close(run, status="interrupted", error=str(signal) or "SIGINT")
         raise
-    except UserError as error:
-        _close(run, status="failed", error=str(error))
-        raise
-    except OSError as error:
-        if error.errno not in DISK_ERRORS:
+    except BaseException as error:
+        explained = _explain(error, run.folder, config)
+        if explained is None:
             _note_bug(run, error)
             raise
-        message = (
-            f"Cannot write in {run.folder} ({error.strerror}). Free some space or make the folder "
+        _close(run, status="failed", error=str(explained))
+        if explained is error:
+            raise
+        raise explained from error
+
+
+def _explain(error: BaseException, folder: Path, config: dict[str, Any]) -> UserError | None:
+    """Return what a user can do about `error`, or None for a bug of ours."""
+    if isinstance(error, UserError):
+        return error
+    if isinstance(error, OSError) and error.errno in DISK_ERRORS:
+        return UserError(
+            f"Cannot write in {folder} ({error.strerror}). Free some space or make the folder "
             "writable, then type the same line again: it goes on from the last checkpoint."
         )
-        _close(run, status="failed", error=message)
-        raise UserError(message) from error
-    except BaseException as error:
-        if not _is_out_of_memory(error):
-            _note_bug(run, error)
-            raise
-        message = (
+    if _is_out_of_memory(error):
+        return UserError(
             f"Out of memory with data.batch_size={config['data']['batch_size']}. Take a smaller "
             "one under another name=..., or free some memory and type the same line again."
         )
-        _close(run, status="failed", error=message)
-        raise UserError(message) from error
+    return None
 
 
 def _is_out_of_memory(error: BaseException) -> bool:

@@ -129,8 +129,3 @@ class ProgressBar(LightningProgressBar):
         if self._progress is not None:
             self._progress.stop()
             self._progress = None
-
-    def print(self, *args: Any, **kwargs: Any) -> None:
-        """Write above the bar."""
-        console = self._progress.console if self._progress else Console(stderr=True)
-        console.print(*args, highlight=False, **kwargs)
