@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import os
+import random
 import traceback
 import warnings
 from collections.abc import Iterator, Mapping
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import hydra.utils
+import numpy as np
 import pytorch_lightning as pl
 import torch
 from hydra.errors import InstantiationException
@@ -189,6 +191,42 @@ def quiet() -> Iterator[None]:
         for name in ("pytorch_lightning", "lightning_fabric"):
             logging.getLogger(name).setLevel(logging.ERROR)
         yield
+
+
+@contextlib.contextmanager
+def isolated() -> Iterator[None]:
+    """Leave the process as it was: its random streams, torch's modes and the environment.
+
+    Lightning and a user's own code change them; the next run in this process must not notice.
+    """
+    torch_rng, cuda_rng = torch.get_rng_state(), _cuda_states()
+    python_rng, numpy_rng = random.getstate(), np.random.get_state()
+    algorithms = torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    cudnn = torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic
+    precision, dtype = torch.get_float32_matmul_precision(), torch.get_default_dtype()
+    anomaly = torch.is_anomaly_enabled(), torch.is_anomaly_check_nan_enabled()
+    environment = dict(os.environ)
+    try:
+        yield
+    finally:
+        torch.set_rng_state(torch_rng)
+        if cuda_rng:
+            torch.cuda.set_rng_state_all(cuda_rng)
+        random.setstate(python_rng)
+        np.random.set_state(numpy_rng)
+        torch.use_deterministic_algorithms(algorithms, warn_only=warn_only)
+        torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = cudnn
+        torch.set_float32_matmul_precision(precision)
+        torch.set_default_dtype(dtype)
+        torch.set_anomaly_enabled(*anomaly)
+        for name in set(os.environ) - set(environment):
+            del os.environ[name]
+        os.environ.update(environment)
+
+
+def _cuda_states() -> list[torch.Tensor]:
+    return torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
 
 
 def _instantiate(key: str, values: Mapping[str, Any]) -> Any:

@@ -1,8 +1,10 @@
 """The LightningModule: loss, metrics, optimizer. Knows no files and no config."""
 
+import random
 from collections.abc import Callable
 from typing import Any, Protocol
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
@@ -99,7 +101,10 @@ class Classifier(pl.LightningModule):
         }
 
     def on_train_epoch_start(self) -> None:
-        torch.manual_seed(seeds.derive(self.seed, "dropout", self.current_epoch, self.global_rank))
+        seed = seeds.derive(self.seed, "dropout", self.current_epoch, self.global_rank)
+        torch.manual_seed(seed)
+        random.seed(seed)  # for a user's own network
+        np.random.seed(seed % 2**32)
         self.scores = {}
         self._tally("train").reset()
 

@@ -3,24 +3,17 @@
 Torch-free: a typo answers in a fraction of a second.
 """
 
-import copy
 import importlib.util
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import yaml
-from hydra import compose as hydra_compose
-from hydra import initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override, OverrideType
-from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ValidationError
 
+from fmnist import overrides as words
 from fmnist import schema
 from fmnist.errors import UsageError
 from fmnist.messages import (
@@ -28,7 +21,6 @@ from fmnist.messages import (
     TARGETS,
     Typed,
     first_line,
-    hydra_message,
     suggest,
     validation_message,
 )
@@ -36,51 +28,31 @@ from fmnist.messages import (
 NAME_PATTERN = re.compile(r"[A-Za-z0-9._=,+-]+")
 
 
-class Command(NamedTuple):
-    """A checked command line."""
-
-    overrides: list[str]  # as Hydra takes them
-    axes: dict[str, list[str]]  # key -> values, of a sweep
-    cfg: DictConfig  # composed with the first value of every axis
-
-
-def read_command(overrides: Sequence[str], config_dir: Path | None = None) -> Command:
-    """Parse, compose and check `overrides`, with every single value of every axis.
-
-    Values are checked one axis at a time: the cost is the sum of the axes' lengths, no product.
-
-    Raises:
-        UsageError: naming the key as typed, what was got, and the nearest valid one.
-    """
-    if config_dir and not config_dir.is_dir():
-        raise UsageError(f"--config-dir must be a folder of config groups, got {config_dir}.")
-    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
-        parsed = _parse([word for word in overrides if word.lstrip("+") != "experiment=null"])
-        sweeps = [o for o in parsed if o.is_sweep_override()]
-        axes = {str(o.get_key_element()): _axis_values(o) for o in sweeps}
-        fixed = [_as_hydra(o) for o in parsed if not o.is_sweep_override()]
-        searched = [f"hydra.searchpath=[file://{config_dir.resolve()}]"] if config_dir else []
-        folders = [CONF_DIR, config_dir] if config_dir else [CONF_DIR]
-        first = [f"{key}={values[0]}" for key, values in axes.items()]
-        cfg = _compose(searched + fixed + _normal(first))
-        check(cfg, overrides, folders)
-        fixed_only = ("name", "note", "figures", "checkpoints", "logger", "data.dir")
-        for axis in axes:
-            if axis in fixed_only:
-                raise UsageError(f"{axis} cannot be varied in a sweep: it changes no result.")
-        for sweep in sweeps:
-            for candidate, word in _variants(sweep, cfg, searched + fixed, axes):
-                check(candidate, [*overrides, word], folders)
-    return Command(fixed + [_as_hydra(o) for o in sweeps], axes, cfg)
-
-
 def compose(overrides: Sequence[str] = ()) -> DictConfig:
     """Compose and check one config from `overrides` as on the command line."""
-    command = read_command(overrides)
-    if command.axes:
-        axis = next(iter(command.axes))
-        raise UsageError(f"{axis} has several values, which is a sweep: use scripts/train.py -m.")
-    return command.cfg
+    with words.composing():
+        parsed = words.parse(overrides)
+        sweep = next((o for o in parsed if o.is_sweep_override()), None)
+        if sweep is not None:
+            raise UsageError(
+                f"{sweep.key_or_group} has several values, which is a sweep: "
+                "use scripts/train.py -m."
+            )
+        cfg, _ = words.compose([words.normal(o) for o in parsed])
+    check(cfg, overrides)
+    return cfg
+
+
+def settle(config: dict[str, Any], varied: Sequence[str] | None = None) -> dict[str, Any]:
+    """Replace each `auto` by what it means for a single run, or in a sweep that varies `varied`."""
+    repetition = varied is None or list(varied) == ["seed"]  # nothing is selected
+    meanings = {
+        "test": repetition,
+        "figures": "all" if varied is None else "none",
+        "checkpoints": "all" if varied is None else "best",
+    }
+    chosen = {key: config[key] if config[key] != "auto" else meanings[key] for key in meanings}
+    return config | chosen
 
 
 def revive(config: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
@@ -125,14 +97,15 @@ def check(
         if isinstance(config.get(key), int | float) and not isinstance(config[key], bool):
             config[key] = str(config[key])
     typed = Typed(overrides, folders)
-    _check_section(schema.Root, config, "", typed)
+    check_section(schema.Root, config, "", typed)
     for section, known in TARGETS.items():
         _check_target(config, section, known, typed)
     _check_together(config)
     return config
 
 
-def _check_section(model: type[BaseModel], values: Any, prefix: str, typed: Typed) -> None:
+def check_section(model: type[BaseModel], values: Any, prefix: str, typed: Typed) -> None:
+    """Check what stands at `prefix` in a config; raises UsageError for its first mistake."""
     try:
         model.model_validate(values)
     except ValidationError as error:
@@ -154,7 +127,7 @@ def _check_target(
             f"Shipped: {', '.join(known)}."
         )
     if target in known:
-        _check_section(known[target], arguments, f"{section}.", typed)
+        check_section(known[target], arguments, f"{section}.", typed)
     elif target.startswith(("fmnist.", "torch.optim.")) or "." not in target:
         raise UsageError(f"Unknown {section}._target_ {target!r}.{suggest(target, known)}")
     elif not _importable(target):
@@ -196,83 +169,3 @@ def _importable(target: str) -> bool:
         return importlib.util.find_spec(target.split(".", maxsplit=1)[0]) is not None
     except (ImportError, ValueError):
         return False
-
-
-def _parse(overrides: Sequence[str]) -> list[Override]:
-    parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
-    parsed: list[Override] = []
-    for word in overrides:
-        try:
-            parsed += parser.parse_overrides([word])
-        except HydraException:
-            raise UsageError(
-                f"Cannot read {word!r}. Write key=value or group=option; "
-                "quote values with spaces, commas or brackets: 'note=\"a, b\"'."
-            ) from None
-    return parsed
-
-
-def _is_group(override: Override) -> bool:
-    key = override.key_or_group
-    return "/" in key or ((CONF_DIR / key).is_dir() and not isinstance(override._value, dict))
-
-
-def _as_hydra(override: Override) -> str:
-    """Return an override that Hydra composes whether or not the key is there yet.
-
-    Unknown keys are ours to refuse: Hydra lets `+trainer.max_epoch=3` pass, and hints at just that
-    where it stops at `trainer.max_epoch=3`.
-    """
-    assert override.input_line is not None
-    line = override.input_line.lstrip("+")
-    if _is_group(override) and override._value is None:
-        raise UsageError(f"{line} leaves nothing. Choose one of its options: see --help.")
-    if override.type == OverrideType.DEL or override.key_or_group.startswith("hydra"):
-        return str(override.input_line)
-    return line if _is_group(override) else f"++{line}"
-
-
-def _normal(overrides: Sequence[str]) -> list[str]:
-    return [_as_hydra(o) for o in _parse(overrides)]
-
-
-def _compose(overrides: list[str]) -> DictConfig:
-    try:
-        return hydra_compose("train", overrides)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"{mark.name}, line {mark.line + 1}" if mark else "a config file"
-        problem = getattr(error, "problem", None) or first_line(error)
-        raise UsageError(f"{where} is not valid YAML: {problem}.") from None
-    except UnicodeDecodeError as error:
-        raise UsageError(f"A config file is not UTF-8 text: {error}.") from None
-    except (HydraException, OmegaConfBaseException, ValueError) as error:
-        raise UsageError(hydra_message(error)) from None
-
-
-def _axis_values(override: Override) -> list[str]:
-    if not override.is_discrete_sweep():
-        raise UsageError(
-            f"{override.input_line} is a continuous range, which the grid cannot enumerate. "
-            "List values: optim.lr=1e-3,3e-3."
-        )
-    values = list(override.sweep_string_iterator())
-    if not values:
-        raise UsageError(f"{override.input_line} matches nothing. Give at least one value.")
-    return values
-
-
-def _variants(
-    sweep: Override, cfg: DictConfig, fixed: list[str], axes: Mapping[str, list[str]]
-) -> Iterator[tuple[DictConfig, str]]:
-    """Yield a config for each further value of one axis, with its override; the first is `cfg`."""
-    key = str(sweep.get_key_element())
-    for text in axes[key][1:]:
-        word = f"{key}={text}"
-        if _is_group(sweep):
-            others = [f"{k}={v[0]}" for k, v in axes.items() if k != key]
-            yield _compose(fixed + _normal([*others, word])), word
-        else:  # forty times faster than composing
-            candidate = copy.deepcopy(cfg)
-            OmegaConf.update(candidate, sweep.key_or_group, _parse([word])[0].value())
-            yield candidate, word

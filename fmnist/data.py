@@ -1,8 +1,9 @@
 """Fashion-MNIST as a LightningDataModule: one uint8 tensor, whole batches by index."""
 
+import functools
 import hashlib
 import math
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator, Mapping
 from pathlib import Path
 
 import pytorch_lightning as pl
@@ -128,10 +129,7 @@ class FashionMNISTData(pl.LightningDataModule):
         """Load both files once and draw the split; raises UserError for damaged or unfit data."""
         if self._splits:
             return
-        sources.verify(self.data_dir / "FashionMNIST" / "raw")
-        for split in ("train", "test"):
-            data = FashionMNIST(str(self.data_dir), train=split == "train", download=False)
-            self._splits[split] = (data.data.unsqueeze(1), data.targets)
+        self._splits = dict(_load(self.data_dir, sources.stamp(self.data_dir)))
         labels = self._splits["train"][1]
         if self.val_size >= len(labels):
             raise UserError(
@@ -208,6 +206,20 @@ class FashionMNISTData(pl.LightningDataModule):
     def _rank(self) -> tuple[int, int]:
         """Return this process's rank and the number of processes."""
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+
+
+@functools.lru_cache(maxsize=1)
+def _load(data_dir: Path, stamp: Hashable) -> Mapping[str, tuple[Tensor, Tensor]]:
+    """Verify and load both files: once in a process, as long as `stamp` finds them unchanged.
+
+    Returns images uint8 (N, 1, 28, 28) and labels int64 (N,), which nobody writes to.
+    """
+    sources.verify(data_dir / "FashionMNIST" / "raw")
+    loaded = {}
+    for split in ("train", "test"):
+        data = FashionMNIST(str(data_dir), train=split == "train", download=False)
+        loaded[split] = (data.data.unsqueeze(1), data.targets)
+    return loaded
 
 
 def split_indices(labels: Tensor, val_size: int, split_seed: int) -> tuple[Tensor, Tensor]:

@@ -6,7 +6,7 @@ import platform
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,21 +16,17 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 from torch import Tensor
 
 from fmnist import CLASSES, build, record, sources
-from fmnist.callbacks import (
-    Checkpoints,
-    Events,
-    History,
-    Outputs,
-)
+from fmnist.callbacks import Checkpoints, Events, History, Outputs
 from fmnist.classifier import Classifier
 from fmnist.data import FashionMNISTData
 from fmnist.errors import Interrupted, UserError
 from fmnist.gallery import Gallery
 from fmnist.lock import Lock
-from fmnist.watch import Phases, ProgressBar, StopOnSignal
+from fmnist.watch import Phases, ProgressBar, Prune, StopOnSignal
 
 Say = Callable[[str], None]
 Config = dict[str, Any]
+Monitor = Callable[[Sequence[Mapping[str, float]]], bool]
 
 
 def fit(
@@ -39,6 +35,7 @@ def fit(
     data: FashionMNISTData,
     module: Classifier,
     lock: Lock | None,
+    monitor: Monitor | None = None,
 ) -> None:
     """Carry the run in `run.folder` to its end, from its checkpoint if there is one.
 
@@ -53,7 +50,7 @@ def fit(
             _keep_memory()
             try:
                 watchers: list[pl.Callback] = [stop, Phases(lock)] if lock else [stop]
-                _Fit(run, config, data, module, watchers).carry_out()
+                _Fit(run, config, data, module, watchers, monitor).carry_out()
             except SIGTERMException:  # Lightning notes the signal too, and looks at epochs' ends
                 raise Interrupted(signal.SIGTERM) from None
             except SystemExit:  # Lightning's answer to the KeyboardInterrupt of a second Ctrl-C
@@ -75,6 +72,7 @@ class _Fit:
         data: FashionMNISTData,
         module: Classifier,
         watchers: list[pl.Callback],
+        monitor: Monitor | None,
     ) -> None:
         self.run, self.config, self.data, self.module = run, config, data, module
         self.say = Log(run.folder / "train.log") if run.writes else _say_nothing
@@ -94,6 +92,9 @@ class _Fit:
             saved=lambda epoch: run.update(epochs_done=epoch),
         )
         callbacks = [*watchers, self.outputs, self.history, self.checkpoints]
+        self.prune = Prune(monitor, self.history) if monitor else None
+        if self.prune:
+            callbacks.append(self.prune)
         bar = config["trainer"].get("enable_progress_bar") is not False
         if bar and run.writes and sys.stderr.isatty():
             callbacks.append(ProgressBar())
@@ -166,6 +167,7 @@ class _Fit:
         speeds = [r["images_per_s"] for r in rows]
         self.run.update(
             partial=build.is_partial(self.config) or self.history.cut,
+            pruned=bool(self.prune and self.prune.pruned),
             selected_on="last" if math.isnan(self.checkpoints.best_score) else "val",
             scores=scores,
             best_epoch=best_epoch,
@@ -246,7 +248,7 @@ def _complete(run: record.Record, config: Config) -> None:
         (folder / name).unlink(missing_ok=True)
     if keep == "none" and folder.exists():
         folder.rmdir()
-    run.update(status="finished")
+    run.update(status="pruned" if run.data.pop("pruned", False) else "finished")
 
 
 def _keep_memory() -> None:

@@ -85,6 +85,9 @@ def _known_keys() -> list[str]:
     keys = _keys(schema.Root, "")
     for section, known in TARGETS.items():
         keys += [f"{section}.{name}" for model in known.values() for name in model.model_fields]
+    for section, known in (("sweeper", schema.SWEEPERS), ("launcher", schema.LAUNCHERS)):
+        models = known.values()
+        keys += [f"hydra.{section}.{name}" for model in models for name in model.model_fields]
     return keys
 
 

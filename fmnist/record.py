@@ -27,6 +27,7 @@ from fmnist.schema import flatten
 SCHEMA = 1
 RECORD = "run.json"
 CHECKPOINTS = ("last.ckpt", "previous.ckpt")  # what resuming reads, best first
+ENDED = ("finished", "pruned")  # the states that no start changes
 MAX_NAME_LENGTH = 120
 PACKAGES = ("fmnist", "torch", "torchvision", "pytorch-lightning", "hydra-core", "numpy")
 
@@ -156,7 +157,7 @@ def decide(
             f"{folder} was made with another config ({shown}). "
             "Choose another name=... or delete the folder."
         )
-    if record.status == "finished":
+    if record.status in ENDED:
         return "finished"
     resumable = any((folder / "checkpoints" / name).exists() for name in CHECKPOINTS)
     return "resume" if resumable else "start"

@@ -13,7 +13,7 @@ import os
 import shlex
 import sys
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from fmnist.model import Model
 
 RUNS = Path("runs")
+Monitor = Callable[[Sequence[Mapping[str, float]]], bool]
 FOLDER_VARIABLE = "FMNIST_RUN_FOLDER"  # from the first process of a run to those it starts
-SETTLED = ("test", "figures", "checkpoints")  # the keys that may be `auto`
 DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
 
 
@@ -38,13 +38,14 @@ def train(
     *,
     overrides: Sequence[str] = (),
     folder: Path | None = None,
-    axes: Sequence[str] | None = None,
+    monitor: Monitor | None = None,
 ) -> record.Record:
     """Train what `cfg` asks for, or return the stored record where that was done before.
 
     `cfg` is a composed config, or overrides as on the command line; `overrides` is what a user
-    typed to get a composed one, for the record. The run lives in `folder`, or runs/<name>. `axes`
-    are the keys a sweep varies, None for a single run: they decide what `auto` means.
+    typed to get a composed one, for the record. The run lives in `folder`, or runs/<name>.
+    `monitor` is shown the rows of the history (as in metrics.csv) after every epoch; once it
+    returns True the run ends as `pruned`.
 
     Raises:
         UsageError: a mistake in the config, or a folder made with another one; nothing was started.
@@ -53,7 +54,7 @@ def train(
     if not isinstance(cfg, DictConfig | Mapping):
         overrides = [cfg] if isinstance(cfg, str) else list(cfg)
         cfg = configs.compose(overrides)
-    config = settle(configs.check(cfg, overrides), axes)
+    config = configs.settle(configs.check(cfg, overrides))
     if is_follower():
         return _follow(config)
     name = config["name"]
@@ -64,6 +65,20 @@ def train(
     if place:
         refuse_if_busy(place)
     from fmnist import build  # seconds of torch, only when there is work
+
+    with build.isolated():
+        return _start(config, overrides, place, bool(name or folder), monitor)
+
+
+def _start(
+    config: dict[str, Any],
+    overrides: Sequence[str],
+    place: Path | None,
+    is_named: bool,
+    monitor: Monitor | None,
+) -> record.Record:
+    """Build all that can fail, claim the folder `place` or a new one, and train in it."""
+    from fmnist import build
 
     with build.quiet():
         build.check_trainer(config)
@@ -79,9 +94,25 @@ def train(
         run = record.open_record(place, config, overrides)
         if place.parent == RUNS:
             record.point_latest(place)
-        with _resume_line(place) if not (name or folder) else contextlib.nullcontext():
-            _fit_recorded(run, config, data, module, lock)
+        with contextlib.nullcontext() if is_named else _resume_line(place):
+            _fit_recorded(run, config, data, module, lock, monitor)
     return run
+
+
+def preview(cfg: DictConfig, overrides: Sequence[str]) -> str:
+    """Say what `train` would do with `cfg`; nothing is changed. Raises UsageError as it does."""
+    config = configs.settle(configs.check(cfg, overrides))
+    if not config["name"]:
+        return f"A new run would start, in {RUNS}/<time>."
+    place = RUNS / record.short(config["name"])
+    decision = record.decide(place, config, overrides, configs.defaults)
+    if decision == "start":
+        return f"{place} would start."
+    found = record.read(place)
+    if decision == "finished":
+        return f"{place} has {found.status}: {found.data['epochs_done']} epochs."
+    goal = config["trainer"]["max_epochs"]
+    return f"{place} would go on: {found.data['epochs_done']} of {goal} epochs are done."
 
 
 def resume(folder: str | Path) -> record.Record:
@@ -132,19 +163,6 @@ def _follow(config: dict[str, Any]) -> record.Record:
     return run
 
 
-def settle(config: dict[str, Any], axes: Sequence[str] | None) -> dict[str, Any]:
-    """Replace each `auto` by what it means for a single run (axes None) or for a job of a sweep."""
-    single = axes is None
-    repetition = single or list(axes or ()) == ["seed"]
-    meanings = {
-        "test": repetition,
-        "figures": "all" if single else "none",
-        "checkpoints": "all" if single else "best",
-    }
-    settled = {key: config[key] if config[key] != "auto" else meanings[key] for key in SETTLED}
-    return config | settled
-
-
 def load(folder: str | Path) -> "Model":
     """Return the trained model of a run folder; raises UserError when it has none."""
     from fmnist.model import load_model
@@ -153,13 +171,18 @@ def load(folder: str | Path) -> "Model":
 
 
 def _fit_recorded(
-    run: record.Record, config: dict[str, Any], data: Any, module: Any, lock: Lock
+    run: record.Record,
+    config: dict[str, Any],
+    data: Any,
+    module: Any,
+    lock: Lock,
+    monitor: Monitor | None,
 ) -> None:
     """Fit, and let run.json tell the truth however it ends."""
     from fmnist.fit import fit
 
     try:
-        fit(run, config, data, module, lock)
+        fit(run, config, data, module, lock, monitor)
     except (Interrupted, KeyboardInterrupt) as signal:
         _close(run, status="interrupted", error=str(signal) or "SIGINT")
         raise

@@ -202,6 +202,42 @@ class Root(Section):
     trainer: Trainer
 
 
+class Grid(Section):
+    params: dict[str, Any] | None
+    cases: dict[str, Any] | None
+    dry_run: bool
+
+
+class Search(Grid):
+    n_trials: Count
+    n_jobs: Count
+    sampler: Literal["tpe", "random"]
+    n_startup_trials: Annotated[int, Field(ge=0)]
+    pruner: Literal["median", "hyperband", "none"]
+    n_warmup_trials: Count
+    n_warmup_epochs: Annotated[int, Field(ge=0)]
+    trial: Annotated[int, Field(ge=0)] | None
+
+
+class LocalLauncher(Section):
+    pass
+
+
+class PoolLauncher(Section):
+    workers: Count | None
+    threads: Count | None
+
+
+SWEEPERS: dict[str, type[Section]] = {
+    "hydra_plugins.fmnist.Grid": Grid,
+    "hydra_plugins.fmnist.Search": Search,
+}
+LAUNCHERS: dict[str, type[Section]] = {
+    "hydra_plugins.fmnist.LocalLauncher": LocalLauncher,
+    "hydra_plugins.fmnist.PoolLauncher": PoolLauncher,
+}
+
+
 def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Turn nested mappings into one level of dotted keys."""
     flat: dict[str, Any] = {}

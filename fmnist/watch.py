@@ -3,15 +3,17 @@
 import contextlib
 import signal
 import time
+from collections.abc import Callable, Mapping, Sequence
 from types import FrameType
 from typing import Any
 
 import pytorch_lightning as pl
-from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.callbacks import Callback, Checkpoint
 from pytorch_lightning.callbacks import ProgressBar as LightningProgressBar
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from fmnist.callbacks import History
 from fmnist.errors import Interrupted
 from fmnist.lock import Lock
 
@@ -75,6 +77,31 @@ class StopOnSignal(Callback):
         if self.signum == signal.SIGINT == signum:
             raise KeyboardInterrupt
         self.signum = signum
+
+
+class Prune(Checkpoint):
+    """Ends the run after the first epoch for whose rows `monitor` returns True.
+
+    A Checkpoint by type, to be called once the epoch's checkpoint is whole: a killed run asks the
+    same question again. The last epoch is never pruned, nor one of several processes.
+    """
+
+    def __init__(self, monitor: Callable[[Sequence[Mapping[str, float]]], bool], history: History):
+        self.monitor = monitor
+        self.history = history
+        self.pruned = False
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self.history.rows:
+            self._ask(trainer)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._ask(trainer)
+
+    def _ask(self, trainer: pl.Trainer) -> None:
+        is_last = trainer.should_stop or len(self.history.rows) == trainer.max_epochs
+        if self.monitor(self.history.rows) and not is_last and trainer.world_size == 1:
+            self.pruned = trainer.should_stop = True
 
 
 class ProgressBar(LightningProgressBar):

@@ -13,7 +13,7 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from fmnist import classifier, record, run
+from fmnist import classifier, config, record, run
 from fmnist.callbacks import Checkpoints
 from fmnist.errors import Interrupted, UsageError, UserError
 from fmnist.fit import resume_point
@@ -346,12 +346,13 @@ def test_unread_test_set_leaves_no_score() -> None:
 
 
 def test_auto_means_less_in_a_sweep() -> None:
-    done = run.train([*FAST], folder=Path("sweeps/s/job"), axes=["optim.lr"])
+    plain = config.check(config.compose(FAST))
+    done = run.train(config.settle(plain, ["optim.lr"]), folder=Path("sweeps/s/job"))
     assert not any(name.startswith("test/") for name in done.scores)
     files = [p for p in Path("sweeps/s/job").rglob("*") if p.is_file()]
     assert len([f for f in files if "tfevents" not in f.name]) <= 6
     assert sorted(os.listdir("sweeps/s/job/checkpoints")) == ["best.ckpt"]
-    repetition = run.train([*FAST], folder=Path("sweeps/t/job"), axes=["seed"])
+    repetition = run.train(config.settle(plain, ["seed"]), folder=Path("sweeps/t/job"))
     assert "test/acc" in repetition.scores
 
 
@@ -643,7 +644,7 @@ def test_key_an_older_record_lacks_counts_as_its_default() -> None:
 
 
 def test_resume_needs_no_file_the_run_was_made_with(tmp_path: Path) -> None:
-    from fmnist.config import read_command
+    from fmnist.command import read_command
 
     (tmp_path / "experiment").mkdir()
     (tmp_path / "experiment" / "mine.yaml").write_text("# @package _global_\nseed: 7\n")

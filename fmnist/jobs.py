@@ -1,0 +1,80 @@
+"""One job of a sweep: what a launcher hands over, and how a process carries it out."""
+
+import contextlib
+import gc
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+from fmnist import config as configs
+from fmnist import record, run
+
+
+class Task(NamedTuple):
+    """A job as plain data, for this process or another one."""
+
+    config: dict[str, Any]  # checked, without `auto`
+    overrides: list[str]
+    folder: str
+    search: dict[str, Any] | None = None  # of a trial: the settings of hydra.sweeper
+
+    @classmethod
+    def read(cls, cfg: DictConfig, hydra: Any) -> "Task":
+        """Make a task of a job's config and of Hydra's section of it."""
+        overrides = [word.lstrip("+") for word in hydra.overrides.task]
+        config = configs.check(cfg, overrides)
+        search = None
+        if hydra.sweeper.get("trial") is not None:
+            names = ("trial", "pruner", "n_warmup_trials", "n_warmup_epochs")
+            search = {name: hydra.sweeper[name] for name in names}
+        return cls(config, overrides, str(Path(hydra.sweep.dir) / hydra.sweep.subdir), search)
+
+
+def run_job(cfg: DictConfig) -> float | None:
+    """Carry out the job that Hydra's current config is, in the way any launcher calls it."""
+    done = carry_out(Task.read(cfg, HydraConfig.get()))
+    return done.scores.get(cfg.metric)
+
+
+def carry_out(task: Task) -> record.Record:
+    """Train one job in this process and leave the process as it was before.
+
+    Raises what run.train raises.
+    """
+    monitor = None
+    if task.search is not None:
+        from fmnist.study import Monitor  # Optuna, only for those who search
+
+        monitor = Monitor(Path(task.folder).parent, task.config, task.search)
+    with _alone(task):
+        return run.train(
+            task.config, overrides=task.overrides, folder=Path(task.folder), monitor=monitor
+        )
+
+
+@contextlib.contextmanager
+def _alone(task: Task) -> Iterator[None]:
+    """Let a command line of its own stand for the job, and free what it held, on the GPU too.
+
+    The processes that Lightning starts for trainer=ddp repeat `sys.argv`: not the whole sweep.
+    """
+    argv = sys.argv[:]
+    sys.argv[1:] = task.overrides
+    try:
+        yield
+    finally:
+        sys.argv[:] = argv
+        gc.collect()
+        torch = sys.modules.get("torch")
+        if torch is not None and torch.cuda.is_initialized():
+            torch.cuda.empty_cache()
+
+
+def num_processors() -> int:
+    """Return how many processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

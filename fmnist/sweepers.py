@@ -1,0 +1,178 @@
+"""What the jobs of a sweep are, as Hydra sweepers: the points of a grid, or Optuna's proposals."""
+
+import itertools
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hydra.core.plugins import Plugins
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.plugins.launcher import Launcher
+from hydra.plugins.sweeper import Sweeper
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
+
+from fmnist import overrides as words
+from fmnist import sweep
+from fmnist.command import points, read_command
+from fmnist.errors import Interrupted, UsageError, exit_codes
+from fmnist.launchers import JobLauncher
+from fmnist.sweep import Job, Outcome, Sweep
+
+if TYPE_CHECKING:
+    from fmnist.study import Study
+
+
+class JobSweeper(Sweeper):
+    """Base of our sweepers: plan, run what is missing, tell what became of it.
+
+    A sweep is derived from its folder alone, so that repeating a line completes it.
+    """
+
+    def __init__(self, **settings: Any) -> None:
+        self.settings = settings
+
+    def setup(
+        self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
+    ) -> None:
+        self.master = config
+        self.launcher: Launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=hydra_context, task_function=task_function, config=config
+        )
+
+    def sweep(self, arguments: list[str]) -> None:
+        """Run the sweep that the overrides `arguments` describe; exits 1 when a job failed."""
+        with exit_codes():
+            command = read_command([*self.master.hydra.overrides.hydra, *arguments], self._folder())
+            jobs = Sweep(command)
+            sweep.check_folder(jobs.folder)
+            if self.settings["dry_run"]:
+                self.preview(jobs)
+            else:
+                self.complete(jobs)
+
+    def preview(self, jobs: Sweep) -> None:
+        raise NotImplementedError
+
+    def complete(self, jobs: Sweep) -> None:
+        raise NotImplementedError
+
+    @property
+    def workers(self) -> int:
+        """How many jobs the launcher runs at a time; one where a foreign launcher does not say."""
+        return getattr(self.launcher, "num_workers", 1)
+
+    def _folder(self) -> Path | None:
+        """Return the folder of --config-dir."""
+        sources = self.master.hydra.runtime.config_sources
+        paths = [s.path for s in sources if s.provider == "command-line"]
+        return Path(paths[0]) if paths else None
+
+
+class Grid(JobSweeper):
+    """Every combination of the axes' values, those that are missing."""
+
+    def preview(self, jobs: Sweep) -> None:
+        plan = self._plan(jobs)
+        print(f"{jobs.folder}: {len(plan)} {'job' if len(plan) == 1 else 'jobs'}")
+        print("\n".join(sweep.preview(plan, self.workers)))
+
+    def complete(self, jobs: Sweep) -> None:
+        outcome = Outcome(jobs, self._plan(jobs))
+        left = outcome.left
+        try:
+            returns = launch(self.launcher, [arguments(job) for job in left])
+            note_failures(outcome, left, returns)
+        except (Interrupted, KeyboardInterrupt):
+            tell(outcome)
+            raise
+        conclude(outcome)
+
+    def _plan(self, jobs: Sweep) -> list[Job]:
+        return sweep.unique(jobs.job(*point) for point in points(jobs.command))
+
+
+class Search(JobSweeper):
+    """What Optuna proposes, until the study has `n_trials` trials; see fmnist.study."""
+
+    def preview(self, jobs: Sweep) -> None:
+        trials = self._study(jobs, writes=False).known()
+        left = max(self.settings["n_trials"] - len(trials), 0)
+        noun = "trial" if len(trials) == 1 else "trials"
+        print(f"{jobs.folder}: {len(trials)} {noun}, {left} more to be proposed")
+        print("\n".join(sweep.preview(list(trials.values()), self.workers, left)))
+
+    def complete(self, jobs: Sweep) -> None:
+        study = self._study(jobs)
+        outcome = Outcome(jobs, study.known().values())
+        try:
+            if isinstance(self.launcher, JobLauncher):
+                self._launch(study, outcome, sys.maxsize)
+            else:
+                while self._launch(study, outcome, self.settings["n_jobs"]):
+                    pass
+        except (Interrupted, KeyboardInterrupt):
+            study.tell()
+            tell(outcome)
+            raise
+        study.tell()
+        conclude(outcome)
+
+    def _launch(self, study: "Study", outcome: Outcome, size: int) -> int:
+        """Launch up to `size` trials, each proposed when there is a place for it."""
+        launched: list[Job] = []
+
+        def proposals() -> Iterator[list[str]]:
+            for number, job in itertools.islice(study.propose(), size):
+                outcome.add(job)
+                launched.append(job)
+                yield arguments(job, trial=number)
+
+        returns = launch(self.launcher, proposals())
+        note_failures(outcome, launched, returns)
+        return len(launched)
+
+    def _study(self, jobs: Sweep, writes: bool = True) -> "Study":
+        try:
+            from fmnist.study import Study
+        except ModuleNotFoundError:
+            raise UsageError(
+                "hydra/sweeper=optuna needs Optuna. Install it: pip install -e '.[optuna]'."
+            ) from None
+        return Study(jobs, self.settings, writes)
+
+
+def tell(outcome: Outcome) -> bool:
+    """Print what became of the jobs; returns whether one failed."""
+    lines, has_failed = outcome.summary()
+    print("\n" + "\n".join(lines), flush=True)
+    return has_failed
+
+
+def conclude(outcome: Outcome) -> None:
+    """Print what became of the jobs, and how they compare; exits 1 when one failed."""
+    if tell(outcome):
+        raise SystemExit(1)
+
+
+def note_failures(outcome: Outcome, jobs: Iterable[Job], returns: Sequence[JobReturn]) -> None:
+    for job, result in zip(jobs, returns, strict=False):
+        if result.status == JobStatus.FAILED:
+            outcome.note(job, result._return_value)
+
+
+def launch(
+    launcher: Launcher, jobs: Iterable[Sequence[str]], first: int = 0
+) -> Sequence[JobReturn]:
+    """Hand jobs to a launcher: as they come to one of ours, as a list to another."""
+    given = jobs if isinstance(launcher, JobLauncher) else list(jobs)
+    return launcher.launch(given, initial_job_idx=first) if given else []  # type: ignore[arg-type]
+
+
+def arguments(job: Job, **search: Any) -> list[str]:
+    """Return the overrides that make a job in its folder, whoever composes them."""
+    with words.composing():
+        normal = [words.normal(o) for o in words.parse(job.overrides)]
+    places = [f"hydra.sweep.dir='{job.folder.parent}'", f"hydra.sweep.subdir='{job.folder.name}'"]
+    return [*normal, *places, *(f"hydra.sweeper.{k}={v}" for k, v in search.items())]
