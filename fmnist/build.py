@@ -210,6 +210,8 @@ def isolated() -> Iterator[None]:
     try:
         yield
     finally:
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()  # or the next run would join this one's
         torch.set_rng_state(torch_rng)
         if cuda_rng:
             torch.cuda.set_rng_state_all(cuda_rng)

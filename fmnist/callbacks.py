@@ -168,6 +168,7 @@ class Checkpoints(Checkpoint):
         if trainer.is_global_zero:
             self._rotate(new, is_best)
             self.saved(epoch)
+        trainer.strategy.barrier()  # or another process reads the best.ckpt of the epoch before
 
     def _improves(self, score: float) -> bool:
         if math.isnan(self.best_score):

@@ -56,6 +56,10 @@ class Command(NamedTuple):
         return bool(self.axes or self.cases)
 
     @property
+    def is_search(self) -> bool:
+        return "n_trials" in self.hydra.sweeper
+
+    @property
     def varied(self) -> list[str]:
         """Name what differs from job to job."""
         return [self.preset] * bool(self.cases) + list(self.axes)
@@ -93,14 +97,14 @@ def read_command(overrides: Sequence[str], config_dir: Path | None = None) -> Co
         fixed += [words.normal(o) for o in preset if not o.is_sweep_override()]
         swept += [o for o in preset if o.is_sweep_override()]
         cases = _cases(hydra.sweeper.get("cases"))
-        is_search = _check_plugins(hydra, overrides)
-        axes = {a.key: a for a in (_axis(o, is_search) for o in swept)}
+        _check_plugins(hydra, overrides)
+        axes = {a.key: a for a in (_axis(o, "n_trials" in hydra.sweeper) for o in swept)}
         typed = [words.normal(o) for o in swept if o not in preset]
         command = Command(fixed + typed, searched + fixed, axes, cases, cfg, hydra, folders)
         if command.is_sweep:
             command = command._replace(cfg=_first(command))
         check(command.cfg, overrides, folders)
-        _check_sweep(command, overrides, is_search)
+        _check_sweep(command, overrides)
     return command
 
 
@@ -126,11 +130,18 @@ def points(command: Command) -> Iterator[tuple[list[str], dict[str, Any]]]:
                 yield [*case, *varied], check(cfg, typed, command.folders)
 
 
-def point(command: Command, varied: Sequence[str]) -> dict[str, Any]:
-    """Return the checked config of one point of a search, given as words."""
+def point(command: Command, varied: Mapping[str, str]) -> dict[str, Any]:
+    """Return the checked config of one point of a search: a value for every axis."""
+    chosen = [(axis, axis.word(varied[key])) for key, axis in command.axes.items()]
+    typed = [word for _, word in chosen]
     with words.composing():
-        cfg = _compose(command, varied)
-    return check(cfg, [*command.typed, *varied], command.folders)
+        if any(axis.is_group for axis, _ in chosen):
+            cfg = _compose(command, typed)
+        else:
+            cfg = copy.deepcopy(command.cfg)
+            for axis, word in chosen:
+                _set(cfg, axis, word)
+    return check(cfg, [*command.typed, *typed], command.folders)
 
 
 def _compose(command: Command, varied: Sequence[str]) -> DictConfig:
@@ -152,7 +163,7 @@ def _first(command: Command) -> DictConfig:
     )
 
 
-def _check_sweep(command: Command, overrides: Sequence[str], is_search: bool) -> None:
+def _check_sweep(command: Command, overrides: Sequence[str]) -> None:
     """Check each value of each axis, with the first ones of the others, and each case."""
     for axis in command.axes.values():
         if axis.key in NO_AXES:
@@ -172,16 +183,16 @@ def _check_sweep(command: Command, overrides: Sequence[str], is_search: bool) ->
     for case in list(command.cases.values())[1:]:
         firsts = [axis.word(axis.values[0]) for axis in command.axes.values()]
         check(_compose(command, [*case, *firsts]), [*overrides, *case], command.folders)
-    if is_search and not command.axes:
+    if command.is_search and not command.axes:
         raise UsageError(
             "A search needs a key to vary, such as optim.lr='tag(log, interval(1e-4,1e-2))'."
         )
-    if is_search and command.cases:
+    if command.is_search and command.cases:
         raise UsageError("hydra.sweeper.cases belong to a grid: leave out hydra/sweeper=optuna.")
 
 
-def _check_plugins(hydra: DictConfig, overrides: Sequence[str]) -> bool:
-    """Check the settings of the sweeper and of a launcher of ours; say whether it is a search."""
+def _check_plugins(hydra: DictConfig, overrides: Sequence[str]) -> None:
+    """Check the settings of the sweeper and of a launcher of ours."""
     sweeper, launcher = (OmegaConf.to_container(hydra[key]) for key in ("sweeper", "launcher"))
     assert isinstance(sweeper, dict)
     assert isinstance(launcher, dict)
@@ -193,7 +204,6 @@ def _check_plugins(hydra: DictConfig, overrides: Sequence[str]) -> bool:
     model = schema.LAUNCHERS.get(str(launcher.pop("_target_")))
     if model is not None:
         check_section(model, launcher, "hydra.launcher.", typed)
-    return "n_trials" in sweeper
 
 
 def _preset_words(params: Mapping[str, Any] | None, given: set[str]) -> list[str]:

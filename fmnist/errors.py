@@ -4,8 +4,11 @@ Everything else is a bug of ours and keeps its traceback.
 """
 
 import contextlib
+import signal
 import sys
 from collections.abc import Iterator
+from types import FrameType
+from typing import Any
 
 
 class UserError(ValueError):
@@ -30,6 +33,23 @@ class Interrupted(BaseException):
     def __init__(self, signum: int) -> None:
         super().__init__({2: "SIGINT", 15: "SIGTERM"}.get(signum, f"signal {signum}"))
         self.signum = signum
+
+
+@contextlib.contextmanager
+def raising(*signals: int) -> Iterator[None]:
+    """Let each of `signals` raise Interrupted, where this is the main thread."""
+
+    def interrupt(signum: int, _: FrameType | None) -> None:
+        raise Interrupted(signum)
+
+    before: dict[int, Any] = {}
+    with contextlib.suppress(ValueError):
+        before = {signum: signal.signal(signum, interrupt) for signum in signals}
+    try:
+        yield
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""Score a finished run on a split, and keep what was read of the test set. Torch only where used."""
+"""Score a finished run on a split, and keep what was read of the test set."""
 
 import datetime
 import json

@@ -33,7 +33,7 @@ LOOKS: dict[str, dict[str, Any]] = {
     "train": {"color": BLUE, "linestyle": (0, (4, 1.5)), "marker": "o", "ms": 4},
     "val": {"color": VERMILLION, "linestyle": "-", "marker": "s", "ms": 4, "mfc": "white"},
 }
-_DPI = 120
+DPI = 120
 _RC: dict[Any, Any] = {
     "axes.spines.right": False,
     "axes.spines.top": False,
@@ -46,7 +46,7 @@ _RC: dict[Any, Any] = {
     "legend.handlelength": 2.6,
     "text.parse_math": False,  # a class name may hold a dollar sign
 }
-_styled = style.context(("default", _RC))
+styled = style.context(("default", _RC))
 
 
 class Calibration(NamedTuple):
@@ -58,7 +58,7 @@ class Calibration(NamedTuple):
     ece: float
 
 
-@_styled
+@styled
 def samples(images: Images, labels: Ints, class_names: Names) -> Figure:
     """Show the first 25 images with their class names."""
     _check(len(class_names), labels, images=images)
@@ -68,7 +68,7 @@ def samples(images: Images, labels: Ints, class_names: Names) -> Figure:
     return figure
 
 
-@_styled
+@styled
 def curves(rows: Rows, *, best_epoch: int | None = None) -> Figure:
     """Draw loss and accuracy (fractions of 1) over epochs, counted from 1.
 
@@ -80,7 +80,7 @@ def curves(rows: Rows, *, best_epoch: int | None = None) -> Figure:
         raise ValueError(f"rows must hold epochs that increase from 1, got {epochs}.")
     if best_epoch is not None and best_epoch not in epochs:
         raise ValueError(f"best_epoch must be an epoch of rows, got {best_epoch!r}.")
-    figure = Figure((8, 3.3), _DPI, layout="constrained")
+    figure = Figure((8, 3.3), DPI, layout="constrained")
     panels = figure.subplots(1, 2)
     for axes, key, title in zip(panels, ("loss", "acc"), ("Loss", "Accuracy (%)"), strict=True):
         axes.set(title=title, xlabel="Epoch", xlim=(epochs[0] - 0.5, epochs[-1] + 0.5))
@@ -122,7 +122,7 @@ def _draw_splits(axes: Axes, rows: Rows, key: str, best: Any) -> None:
         axes.ticklabel_format(axis="y", style="plain", useOffset=False)
 
 
-@_styled
+@styled
 def predictions(images: Images, labels: Ints, probs: Floats, class_names: Names) -> Figure:
     """Show the first 15 images, each with its label and its three likeliest classes."""
     probs = _check(len(class_names), labels, images=images, probs=probs)
@@ -131,7 +131,7 @@ def predictions(images: Images, labels: Ints, probs: Floats, class_names: Names)
     return _draw_outputs(images[:15], labels[:15], probs[:15], class_names, title)
 
 
-@_styled
+@styled
 def mistakes(images: Images, labels: Ints, probs: Floats, class_names: Names) -> Figure:
     """Show the 15 most confident wrong predictions, sorted; arguments as for `predictions`."""
     probs = _check(len(class_names), labels, images=images, probs=probs)
@@ -171,7 +171,7 @@ def _draw_images(
     height, width = max(1, pitch[0] * rows - 3), pitch[1] * columns
     grid = np.indices((rows, columns)).reshape(2, -1)[::-1, : len(images)].T
     corners = grid * pitch[::-1] + [(pitch[1] - 28) // 2 if pitch[1] < 56 else 1, 1]
-    figure = Figure((width / 36 + 0.14, height / 36 + 0.4), _DPI, layout="constrained")
+    figure = Figure((width / 36 + 0.14, height / 36 + 0.4), DPI, layout="constrained")
     axes = figure.subplots()
     canvas = np.zeros((height, width), np.uint8)
     for (x, y), image in zip(corners, images.reshape(-1, 28, 28), strict=True):
@@ -183,7 +183,7 @@ def _draw_images(
     return figure, axes, corners
 
 
-@_styled
+@styled
 def confusion(labels: Ints, preds: Ints, class_names: Names) -> Figure:
     """Draw the K x K confusion matrix: counts, shaded by their share of the true class; recall."""
     k = len(class_names)
@@ -191,7 +191,7 @@ def confusion(labels: Ints, preds: Ints, class_names: Names) -> Figure:
     counts = np.zeros((k, k), np.int64)
     np.add.at(counts, (labels, preds), 1)
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
-    figure = Figure((7.6, 5.5), _DPI, layout="constrained")
+    figure = Figure((7.6, 5.5), DPI, layout="constrained")
     axes = figure.subplots()
     # The square root makes an error of 1 % visible beside a diagonal of 90 %.
     shading = axes.imshow(shares, cmap=SHADES, norm=PowerNorm(0.5, 0, 1), aspect="auto")
@@ -214,12 +214,12 @@ def confusion(labels: Ints, preds: Ints, class_names: Names) -> Figure:
     return figure
 
 
-@_styled
+@styled
 def reliability(labels: Ints, probs: Floats) -> Figure:
     """Draw accuracy against confidence in 15 bins, and how many images each bin holds."""
     counts, accuracy, confidence, ece = calibration(labels, probs)
     width = 1 / len(counts)
-    figure = Figure((5.6, 5.6), _DPI, layout="constrained")
+    figure = Figure((5.6, 5.6), DPI, layout="constrained")
     top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     gap: dict[str, Any] = {"facecolor": "none", "edgecolor": VERMILLION, "hatch": "////"}
     centers = np.arange(width / 2, 1, width)
@@ -255,18 +255,18 @@ def calibration(labels: Ints, probs: Floats, num_bins: int = 15) -> Calibration:
     return Calibration(counts, mean_accuracy, mean_confidence, float(ece))
 
 
-@_styled
+@styled
 def save(figure: Figure, path: Path) -> None:
     """Write a PNG, the same bytes each time; at any moment `path` holds the old or the new one."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        figure.savefig(temporary, format="png", dpi=_DPI, metadata={"Software": None})
+        figure.savefig(temporary, format="png", dpi=DPI, metadata={"Software": None})
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
 
 
-@_styled
+@styled
 def to_array(figure: Figure) -> NDArray[np.uint8]:
     """Render to RGB, (H, W, 3)."""
     canvas: Any = FigureCanvasAgg(figure)  # its methods have no types (matplotlib 3.11)

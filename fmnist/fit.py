@@ -15,7 +15,7 @@ import torch
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 from torch import Tensor
 
-from fmnist import CLASSES, build, record, sources
+from fmnist import CLASSES, build, record, schema, sources
 from fmnist.callbacks import Checkpoints, Events, History, Outputs
 from fmnist.classifier import Classifier
 from fmnist.data import FashionMNISTData
@@ -163,7 +163,7 @@ class _Fit:
                 images, labels, probs = self._outputs(split)
                 gallery.evaluation(images, labels, probs, int(rows[-1]["step"]))
         if self.events is not None:
-            self.events.log_config(record.identity(self.run.data), scores)
+            self.events.log_config(_hparams(self.run.data), scores)
         speeds = [r["images_per_s"] for r in rows]
         self.run.update(
             partial=build.is_partial(self.config) or self.history.cut,
@@ -249,6 +249,13 @@ def _complete(run: record.Record, config: Config) -> None:
     if keep == "none" and folder.exists():
         folder.rmdir()
     run.update(status="pruned" if run.data.pop("pruned", False) else "finished")
+
+
+def _hparams(data: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the config for TensorBoard's table: the same columns, in order, for every run."""
+    keys = {k: v for k, v in schema.all_keys().items() if k not in record.NOT_IDENTITY}
+    values = {**keys, **record.identity(data)}
+    return {key: values[key] for key in sorted(values) if not key.endswith("_partial_")}
 
 
 def _keep_memory() -> None:

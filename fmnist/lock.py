@@ -141,7 +141,7 @@ def _is_alive(holder: dict[str, Any]) -> bool | None:
         return None if host == "localhost" or not boot else False
     if holder.get("processes") != processes:
         return None
-    return bool(_started(int(holder["pid"])) == holder["started"])
+    return bool(_started(int(holder["pid"])) == holder.get("started", ""))
 
 
 def _beats(path: Path) -> bool:

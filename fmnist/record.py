@@ -53,6 +53,7 @@ NOT_IDENTITY = {
     "trainer.enable_model_summary",
 }
 _ABSENT = "(not set)"
+Defaults = Callable[[Sequence[str]], Mapping[str, Any]]  # overrides -> flat config
 
 
 class Record:
@@ -129,7 +130,7 @@ def decide(
     folder: Path,
     config: Mapping[str, Any],
     overrides: Sequence[str],
-    defaults: Callable[[Sequence[str]], Mapping[str, Any]] = lambda _: {},
+    defaults: Defaults = lambda _: {},
 ) -> Literal["start", "resume", "finished"]:
     """Say what starting `config` in `folder` means. Reads only; nothing is changed.
 
@@ -148,10 +149,7 @@ def decide(
         )
     record = read(folder)
     asked = {"config": dict(config), "overrides": list(overrides)}
-    changed = differences(record.data, asked)
-    if any(_ABSENT in change for change in changed):
-        changed = differences(record.data, asked, defaults(record.data["overrides"]))
-    if changed:
+    if changed := differences(record.data, asked, defaults):
         shown = "; ".join(f"{key}: {_plain(old)}, now {_plain(new)}" for key, old, new in changed)
         raise UsageError(
             f"{folder} was made with another config ({shown}). "
@@ -164,15 +162,17 @@ def decide(
 
 
 def differences(
-    old: Mapping[str, Any], new: Mapping[str, Any], defaults: Mapping[str, Any] | None = None
+    old: Mapping[str, Any], new: Mapping[str, Any], defaults: Defaults = lambda _: {}
 ) -> list[tuple[str, Any, Any]]:
     """List (key, old, new) where two records disagree; a key that one lacks has its default."""
     before, after = identity(old), identity(new)
-    values = [
-        (key, *(side.get(key, (defaults or {}).get(key, _ABSENT)) for side in (before, after)))
-        for key in sorted({*before, *after})
-    ]
-    return [(key, a, b) for key, a, b in values if a != b]
+    usual = defaults(old["overrides"]) if before.keys() != after.keys() else {}
+    found = []
+    for key in sorted({*before, *after}):
+        a, b = (side.get(key, usual.get(key, _ABSENT)) for side in (before, after))
+        if a != b:
+            found.append((key, a, b))
+    return found
 
 
 def identity(record: Mapping[str, Any]) -> dict[str, Any]:

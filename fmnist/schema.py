@@ -238,6 +238,28 @@ LAUNCHERS: dict[str, type[Section]] = {
 }
 
 
+def all_keys() -> dict[str, Any]:
+    """Return every flat key a config of ours can hold, with its default, "" where it has none."""
+    sections = {"model": MODELS, "optim.optimizer": OPTIMIZERS, "optim.schedule": SCHEDULES}
+    keys = _defaults(Root, "")
+    for section, known in sections.items():
+        del keys[section]
+        keys[f"{section}._target_"] = ""
+        for model in known.values():
+            keys |= dict.fromkeys(_defaults(model, f"{section}."), "")
+    return keys
+
+
+def _defaults(model: type[BaseModel], prefix: str) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, field in model.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            found |= _defaults(field.annotation, f"{prefix}{name}.")
+        else:
+            found[prefix + name] = "" if field.is_required() else field.default
+    return found
+
+
 def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Turn nested mappings into one level of dotted keys."""
     flat: dict[str, Any] = {}

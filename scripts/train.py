@@ -12,8 +12,9 @@ with exit_codes():  # Ctrl-C may come while these are imported
     from hydra.types import RunMode
     from omegaconf import DictConfig
 
-    from fmnist import command, jobs, plugins, report, run
+    from fmnist import command, report, run
     from fmnist.messages import CONF_DIR
+    from fmnist.sweeps import jobs, plugins
 
 
 def train(cfg: DictConfig) -> float | None:

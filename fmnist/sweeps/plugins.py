@@ -2,9 +2,9 @@
 
 from hydra.core.plugins import Plugins
 
-from fmnist.launchers import LocalLauncher
-from fmnist.pool import PoolLauncher
-from fmnist.sweepers import Grid, Search
+from fmnist.sweeps.launchers import LocalLauncher
+from fmnist.sweeps.pool import PoolLauncher
+from fmnist.sweeps.sweepers import Grid, Search
 
 
 def register() -> None:

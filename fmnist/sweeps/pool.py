@@ -9,13 +9,13 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterable, Iterator, Sequence
-from typing import IO, Any, NamedTuple
+from typing import IO, NamedTuple
 
 from hydra.core.utils import JobReturn, JobStatus
 
-from fmnist.errors import BusyError, Interrupted, UserError
-from fmnist.jobs import Task, num_processors
-from fmnist.launchers import JobLauncher
+from fmnist.errors import BusyError, UserError, raising
+from fmnist.sweeps.jobs import Task, num_processors
+from fmnist.sweeps.launchers import JobLauncher
 
 STOP_S = 60.0  # for the workers to come to a safe point after Ctrl-C
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
@@ -89,7 +89,7 @@ class Worker:
         """Begin a task; its end is put on the queue, with the job's number."""
         if self.process is None or self.process.poll() is not None:
             self.process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "fmnist.worker"],
+                [sys.executable, "-P", "-m", "fmnist.sweeps.worker"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
@@ -139,24 +139,19 @@ class Worker:
 @contextlib.contextmanager
 def _stopping(free: list[Worker], busy: dict[int, Worker]) -> Iterator[None]:
     """End all workers with the block; a signal stops them at a safe point and is raised."""
-
-    def note(signum: int, _: Any) -> None:
-        raise Interrupted(signum)
-
-    before = {s: signal.signal(s, note) for s in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    except BaseException:
-        for s in before:
-            signal.signal(s, signal.SIG_IGN)  # one is enough
-        for worker in busy.values():
-            worker.stop()
-        raise
-    finally:
-        for worker in [*free, *busy.values()]:
-            worker.join()
-        for s, handler in before.items():
-            signal.signal(s, handler)
+    signals = (signal.SIGINT, signal.SIGTERM)
+    with raising(*signals):
+        try:
+            yield
+        except BaseException:
+            for signum in signals:
+                signal.signal(signum, signal.SIG_IGN)  # one is enough
+            for worker in busy.values():
+                worker.stop()
+            raise
+        finally:
+            for worker in [*free, *busy.values()]:
+                worker.join()
 
 
 def _pass_on(stream: IO[str] | None) -> None:

@@ -2,19 +2,18 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from fmnist import config as configs
 from fmnist import lock, record
-from fmnist.command import Command
+from fmnist.command import Axis, Command
 from fmnist.errors import BusyError, UsageError, UserError
 from fmnist.overrides import compose_plain
 
 SWEEPS = Path("sweeps")
 ELSEWHERE = "running elsewhere"
-Defaults = Callable[[Sequence[str]], Mapping[str, Any]]
 
 
 class Job(NamedTuple):
@@ -56,11 +55,17 @@ def sweep_name(command: Command) -> str:
         for fixed in (command.fixed, [])
     )
     decisive = {k: v for k, v in chosen.items() if k not in usual or usual[k] != v}
-    axes = {a.key: [a.kind, a.step, a.log, *sorted(a.values)] for a in command.axes.values()}
+    axes = {a.key: _space(a, command.is_search) for a in command.axes.values()}
     cases = sorted(command.cases.values())
     text = json.dumps([decisive, axes, cases], sort_keys=True, default=str)
     digest = hashlib.sha256(text.encode()).hexdigest()[:8]
     return record.short("-".join(key.rpartition(".")[2] for key in command.varied) + f"-{digest}")
+
+
+def _space(axis: Axis, is_search: bool) -> list[Any]:
+    """Return what an axis stands for: to a grid its values, to a search how they are drawn too."""
+    drawn = [axis.kind, axis.step, axis.log] if is_search else []
+    return [*drawn, *sorted(set(axis.values))]
 
 
 class Sweep:
@@ -69,7 +74,7 @@ class Sweep:
     Folders that hold no readable record are left alone.
     """
 
-    def __init__(self, command: Command, defaults: Defaults = configs.defaults) -> None:
+    def __init__(self, command: Command, defaults: record.Defaults = configs.defaults) -> None:
         self.command = command
         self.name = sweep_name(command)
         self.folder = SWEEPS / self.name
@@ -90,7 +95,8 @@ class Sweep:
         """Return the job that `words` make, in the folder of an equal one if there is any."""
         config = configs.settle(config, self.command.varied) | {"name": self.name}
         settled = [f"{key}={_text(config[key])}" for key in ("test", "figures", "checkpoints")]
-        overrides = [*self.command.typed, *words, *settled, f"name='{self.name}'"]
+        typed = [word for word in self.command.typed if not word.startswith("name=")]
+        overrides = [*typed, *words, *settled, f"name='{self.name}'"]
         asked = {"config": config, "overrides": overrides}
         mark = _mark(asked)
         if mark not in self._places:
@@ -109,7 +115,7 @@ class Sweep:
         keys = record.identity(asked).keys()
         for old in self._records:
             if record.identity(old.data).keys() < keys and not record.differences(
-                old.data, asked, self.defaults(old.data["overrides"])
+                old.data, asked, self.defaults
             ):
                 return old.folder
         return None

@@ -18,14 +18,16 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from fmnist import lock, record, sweep
+from fmnist import lock, record
 from fmnist.command import Axis, point
 from fmnist.errors import UsageError, UserError
 from fmnist.overrides import compose_plain
 from fmnist.seeds import derive
-from fmnist.sweep import Job, Sweep
+from fmnist.sweeps import plan
+from fmnist.sweeps.plan import Job, Sweep
 
 JOURNAL = "study.journal"
+PRUNED = "pruned"  # marks a trial whose job has been told to end
 FEW_DIGITS = 4  # significant digits of a proposed number
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -46,7 +48,7 @@ class Study:
         if not writes and not path.exists():
             storage: Any = optuna.storages.InMemoryStorage()
         else:
-            record.claim(sweep.SWEEPS, jobs.name, "")
+            record.claim(plan.SWEEPS, jobs.name, "")
             storage = _storage(path)
         self._turns = JournalFileSymlinkLock(str(jobs.folder / ".asking"))
         self._study = optuna.create_study(
@@ -77,7 +79,7 @@ class Study:
             job = self._job(trial)
             is_double = job.folder in {other.folder for other in self._asked.values()}
             self._asked[trial.number] = job
-            if not is_double and not sweep.state(job.folder).has_ended:
+            if not is_double and not plan.state(job.folder).has_ended:
                 yield trial.number, job
 
     def tell(self) -> None:
@@ -86,7 +88,7 @@ class Study:
         One that failed stays open: the next start tries it again, under its own number.
         """
         for number, job in list(self._asked.items()):
-            now = sweep.state(job.folder)
+            now = plan.state(job.folder)
             if now.status == "finished":
                 self._study.tell(number, now.scores[self.metric], skip_if_finished=True)
             elif now.status == "pruned":
@@ -120,14 +122,17 @@ class Study:
         return Trial(self._study, frozen._trial_id)
 
     def _job(self, trial: Trial) -> Job:
+        """Return what a trial runs; the values it lacks are drawn."""
+        axes = self.jobs.command.axes
         try:
-            words = [axis.word(_suggest(trial, axis)) for axis in self.jobs.command.axes.values()]
+            values = {key: _suggest(trial, axis) for key, axis in axes.items()}
         except ValueError as error:  # Optuna's word for other choices than before
             raise UsageError(
                 f"{self.jobs.folder} was searched over other values ({error}). "
                 "Choose another name=..."
             ) from None
-        return self.jobs.job(words, point(self.jobs.command, words))
+        words = [axes[key].word(value) for key, value in values.items()]
+        return self.jobs.job(words, point(self.jobs.command, values))
 
     @contextlib.contextmanager
     def _turn(self) -> Iterator[None]:
@@ -146,7 +151,7 @@ class Study:
         if known is None:
             self._study.set_user_attr("asked", mine)
             return
-        changed = record.differences(known, mine, self.jobs.defaults(known["overrides"]))
+        changed = record.differences(known, mine, self.jobs.defaults)
         if changed:
             shown = "; ".join(f"{key}: {old}, now {new}" for key, old, new in changed)
             raise UsageError(
@@ -175,12 +180,16 @@ class Monitor:
         frozen = self._study.get_trials(deepcopy=False)[self.number]
         if frozen.state != TrialState.RUNNING:  # an equal trial has ended it
             return False
+        if PRUNED in frozen.user_attrs:
+            return True
         trial = Trial(self._study, frozen._trial_id)
         for row in rows:
             epoch = int(row["epoch"])
             if self.metric in row and epoch not in frozen.intermediate_values:
                 trial.report(row[self.metric], step=epoch)
-        return trial.should_prune()
+        if trial.should_prune():  # a question that Hyperband answers once
+            trial.set_user_attr(PRUNED, True)
+        return PRUNED in trial.user_attrs
 
 
 class SeededSampler(BaseSampler):

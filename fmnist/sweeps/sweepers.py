@@ -1,6 +1,7 @@
 """What the jobs of a sweep are, as Hydra sweepers: the points of a grid, or Optuna's proposals."""
 
 import itertools
+import signal
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -14,14 +15,14 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 from fmnist import overrides as words
-from fmnist import sweep
 from fmnist.command import points, read_command
-from fmnist.errors import Interrupted, UsageError, exit_codes
-from fmnist.launchers import JobLauncher
-from fmnist.sweep import Job, Outcome, Sweep
+from fmnist.errors import Interrupted, UsageError, exit_codes, raising
+from fmnist.sweeps import plan
+from fmnist.sweeps.launchers import JobLauncher
+from fmnist.sweeps.plan import Job, Outcome, Sweep
 
 if TYPE_CHECKING:
-    from fmnist.study import Study
+    from fmnist.sweeps.study import Study
 
 
 class JobSweeper(Sweeper):
@@ -43,10 +44,10 @@ class JobSweeper(Sweeper):
 
     def sweep(self, arguments: list[str]) -> None:
         """Run the sweep that the overrides `arguments` describe; exits 1 when a job failed."""
-        with exit_codes():
+        with exit_codes(), raising(signal.SIGTERM):
             command = read_command([*self.master.hydra.overrides.hydra, *arguments], self._folder())
             jobs = Sweep(command)
-            sweep.check_folder(jobs.folder)
+            plan.check_folder(jobs.folder)
             if self.settings["dry_run"]:
                 self.preview(jobs)
             else:
@@ -74,9 +75,9 @@ class Grid(JobSweeper):
     """Every combination of the axes' values, those that are missing."""
 
     def preview(self, jobs: Sweep) -> None:
-        plan = self._plan(jobs)
-        print(f"{jobs.folder}: {len(plan)} {'job' if len(plan) == 1 else 'jobs'}")
-        print("\n".join(sweep.preview(plan, self.workers)))
+        planned = self._plan(jobs)
+        print(f"{jobs.folder}: {len(planned)} {'job' if len(planned) == 1 else 'jobs'}")
+        print("\n".join(plan.preview(planned, self.workers)))
 
     def complete(self, jobs: Sweep) -> None:
         outcome = Outcome(jobs, self._plan(jobs))
@@ -90,18 +91,18 @@ class Grid(JobSweeper):
         conclude(outcome)
 
     def _plan(self, jobs: Sweep) -> list[Job]:
-        return sweep.unique(jobs.job(*point) for point in points(jobs.command))
+        return plan.unique(jobs.job(*point) for point in points(jobs.command))
 
 
 class Search(JobSweeper):
-    """What Optuna proposes, until the study has `n_trials` trials; see fmnist.study."""
+    """What Optuna proposes, until the study has `n_trials` trials; see study.py."""
 
     def preview(self, jobs: Sweep) -> None:
         trials = self._study(jobs, writes=False).known()
         left = max(self.settings["n_trials"] - len(trials), 0)
         noun = "trial" if len(trials) == 1 else "trials"
         print(f"{jobs.folder}: {len(trials)} {noun}, {left} more to be proposed")
-        print("\n".join(sweep.preview(list(trials.values()), self.workers, left)))
+        print("\n".join(plan.preview(list(trials.values()), self.workers, left)))
 
     def complete(self, jobs: Sweep) -> None:
         study = self._study(jobs)
@@ -135,7 +136,7 @@ class Search(JobSweeper):
 
     def _study(self, jobs: Sweep, writes: bool = True) -> "Study":
         try:
-            from fmnist.study import Study
+            from fmnist.sweeps.study import Study
         except ModuleNotFoundError:
             raise UsageError(
                 "hydra/sweeper=optuna needs Optuna. Install it: pip install -e '.[optuna]'."

@@ -1,6 +1,6 @@
-"""A worker of hydra/launcher=pool: `python -m fmnist.worker`, one task a line on stdin.
+"""A worker of hydra/launcher=pool: `python -m fmnist.sweeps.worker`, one task a line on stdin.
 
-A task is JSON, [number, *fmnist.jobs.Task]; the answer, a line on stdout, fmnist.pool.Ended.
+A task is JSON, [number, *jobs.Task]; the answer, a line on stdout, pool.Ended.
 """
 
 import io
@@ -13,8 +13,8 @@ import time
 from typing import Any
 
 from fmnist.errors import Interrupted
-from fmnist.jobs import Task, carry_out
-from fmnist.launchers import explain
+from fmnist.sweeps.jobs import Task, carry_out
+from fmnist.sweeps.launchers import explain
 
 
 class Prefixed(io.TextIOBase):
@@ -78,7 +78,7 @@ class _Tasks:
         self._lines.append(None)
         self._arrived.release()
         while os.getppid() == self._parent:
-            time.sleep(1.0)
+            time.sleep(0.2)
         os.kill(os.getpid(), signal.SIGTERM)  # at a safe point, if a job is at work
 
 

@@ -48,7 +48,7 @@ def carry_out(task: Task) -> record.Record:
     """
     monitor = None
     if task.search is not None:
-        from fmnist.study import Monitor  # Optuna, only for those who search
+        from fmnist.sweeps.study import Monitor  # Optuna, only for those who search
 
         monitor = Monitor(Path(task.folder).parent, task.config, task.search)
     with _alone(task):

@@ -1,0 +1,1 @@
+"""Run folders as tables, tests, curves and pages. Torch-free."""

@@ -1,0 +1,321 @@
+"""Searches without training: what is proposed, in which order, and after which interruptions."""
+
+import json
+import math
+import random
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from optuna.distributions import FloatDistribution
+from optuna.trial import TrialState
+
+from fmnist import record
+from fmnist.command import Command, read_command
+from fmnist.errors import UsageError, UserError
+from fmnist.lock import Lock
+from fmnist.sweeps.plan import Job, Sweep
+from fmnist.sweeps.study import JOURNAL, Monitor, SeededSampler, Study
+
+pytestmark = pytest.mark.usefixtures("workdir")
+
+SPACE = [
+    "optim.lr=tag(log,interval(1e-4,1e-1))",
+    "data.batch_size=32,64",
+    "model.hidden=range(8,65,8)",
+]
+BASE = ["hydra/sweeper=optuna", "name=s", "trainer.max_epochs=4"]
+SETTINGS: dict[str, Any] = {
+    "n_trials": 12,
+    "n_startup_trials": 4,
+    "sampler": "tpe",
+    "pruner": "none",
+    "n_warmup_trials": 2,
+    "n_warmup_epochs": 1,
+}
+
+
+class Killed(BaseException):
+    pass
+
+
+def command(*words: str) -> Command:
+    return read_command([*BASE, *SPACE, *words])
+
+
+@pytest.fixture(scope="module")
+def asked() -> Command:
+    return command()
+
+
+def open_study(asked: Command, **settings: Any) -> Study:
+    return Study(Sweep(asked), SETTINGS | settings)
+
+
+def finish(job: Job, **fields: Any) -> None:
+    """Leave the record that training would: the score depends on the parameters alone."""
+    config = job.config
+    score = 1 - abs(math.log10(config["optim"]["lr"]) + 2.5) / 5 - config["model"]["hidden"] / 1e4
+    job.folder.mkdir(parents=True, exist_ok=True)
+    run = record.open_record(job.folder, config, job.overrides)
+    run.open_attempt(0)
+    run.update(**{"status": "finished", "scores": {"val/acc": score, "val/loss": -score}} | fields)
+
+
+def trials(folder: str = "s") -> list[tuple[int, dict[str, Any], str, Any]]:
+    """Read the study as anybody would."""
+    backend = optuna.storages.journal.JournalFileBackend(f"sweeps/{folder}/{JOURNAL}")
+    storage = optuna.storages.JournalStorage(backend)
+    study = optuna.load_study(study_name=folder, storage=storage)
+    return [(t.number, t.params, t.state.name, t.value) for t in study.get_trials()]
+
+
+def complete(asked: Command, **settings: Any) -> None:
+    study = open_study(asked, **settings)
+    for _, job in study.propose():
+        finish(job)
+    study.tell()
+
+
+def test_a_search_ends_at_n_trials_and_is_topped_up(asked: Command) -> None:
+    complete(asked, n_trials=5)
+    first = trials()
+    assert [(n, state) for n, _, state, _ in first] == [(i, "COMPLETE") for i in range(5)]
+    complete(asked, n_trials=5)
+    assert trials() == first
+    complete(asked, n_trials=8)
+    assert trials()[:5] == first
+    assert len(trials()) == 8
+
+
+def test_values_are_rounded_and_lie_in_the_space(asked: Command) -> None:
+    complete(asked)
+    for _, params, _, _ in trials():
+        lr = params["optim.lr"]
+        assert 1e-4 <= lr <= 1e-1
+        assert lr == float(f"{lr:.4g}")
+        assert params["data.batch_size"] in ("32", "64")
+        assert params["model.hidden"] in range(8, 65, 8)
+    assert len({params["optim.lr"] for _, params, _, _ in trials()}) == 12
+
+
+def test_a_bound_with_many_digits_is_kept() -> None:
+    bound = 1.2345678e-4
+    distribution = FloatDistribution(bound, bound * 1.00001)
+    study = optuna.create_study(sampler=SeededSampler(0, SETTINGS))
+    for _ in range(5):
+        value = study.ask({"x": distribution}).params["x"]
+        assert bound <= value <= bound * 1.00001
+
+
+def test_it_learns(asked: Command) -> None:
+    """Tree-structured Parzen estimators beat chance on a smooth function of three parameters."""
+    complete(asked, n_trials=40)
+    complete(command("name=chance"), n_trials=40, sampler="random")
+    learned, chance = trials(), trials("chance")
+    late = [value for _, _, _, value in learned[20:]]
+    assert sum(late) / 20 > sum(v for _, _, _, v in chance[20:]) / 20 + 0.05
+
+
+def interruptions(rng: random.Random, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Return a function that arms the next kill, at a random write to the journal."""
+    from optuna.storages.journal import JournalFileBackend
+
+    append = JournalFileBackend.append_logs
+    left = [0]
+
+    def counted(self: Any, logs: list[dict[str, Any]]) -> None:
+        left[0] -= 1
+        if left[0] == 0:
+            raise Killed
+        append(self, logs)
+        if left[0] == 1 and rng.random() < 0.5:  # right after a write
+            left[0] = 0
+            raise Killed
+
+    monkeypatch.setattr(JournalFileBackend, "append_logs", counted)
+
+    def arm() -> None:
+        left[0] = rng.randint(1, 25)
+
+    return arm
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_killed_and_repeated_proposes_the_same_trials(
+    seed: int, asked: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    complete(asked)
+    whole = trials()
+    Path("sweeps/s").rename("sweeps/whole")
+    rng = random.Random(seed)
+    with monkeypatch.context() as patch:
+        arm = interruptions(rng, patch)
+        for _ in range(8):
+            arm()
+            try:
+                study = open_study(asked)
+                for _, job in study.propose():
+                    if rng.random() < 0.1:
+                        raise Killed  # before the job has left anything
+                    finish(job)
+                    if rng.random() < 0.1:
+                        raise Killed  # before the study was told
+            except Killed:
+                Path("sweeps/s/.asking.lock").unlink(missing_ok=True)
+                continue
+    complete(asked)
+    assert trials() == whole
+
+
+def test_a_failed_trial_is_tried_again_under_its_own_number(asked: Command) -> None:
+    study = open_study(asked, n_trials=3)
+    jobs = {}
+    for number, job in study.propose():
+        jobs[number] = job
+        finish(job, **({"status": "failed", "scores": {}} if number == 1 else {}))
+    study.tell()
+    assert [state for _, _, state, _ in trials()] == ["COMPLETE", "RUNNING", "COMPLETE"]
+    again = list(open_study(asked, n_trials=3).propose())
+    assert again == [(1, jobs[1])]
+
+
+def test_a_trial_that_another_process_works_on_is_left_to_it(asked: Command) -> None:
+    first = open_study(asked, n_trials=3).propose()
+    number, job = next(first)
+    job.folder.mkdir(parents=True)
+    with Lock(job.folder):
+        others = [n for n, _ in open_study(asked, n_trials=3).propose()]
+    assert number == 0
+    assert others == [1, 2]
+
+
+def test_two_processes_share_the_trials(asked: Command) -> None:
+    numbers = []
+    streams: list[Iterator[tuple[int, Job]]] = [open_study(asked).propose() for _ in range(2)]
+    locks = []
+    while streams:
+        for stream in list(streams):
+            proposal = next(stream, None)
+            if proposal is None:
+                streams.remove(stream)
+                continue
+            numbers.append(proposal[0])
+            proposal[1].folder.mkdir(parents=True, exist_ok=True)
+            locks.append(Lock(proposal[1].folder).__enter__())
+            finish(proposal[1])
+            locks.pop().__exit__()
+    assert sorted(numbers) == list(range(12))
+
+
+def test_equal_parameters_train_once() -> None:
+    few = read_command([*BASE, "data.batch_size=32,64"])
+    started = []
+    study = open_study(few, n_trials=9)
+    for _, job in study.propose():
+        started.append(job.folder.name)
+        job.config["optim"]["lr"] = 0.01
+        finish(job)
+    assert sorted(started) == ["data.batch_size=32", "data.batch_size=64"]
+    assert [state for _, _, state, _ in trials()] == ["COMPLETE"] * 9
+
+
+def test_a_pruned_trial_counts_with_its_last_value(asked: Command) -> None:
+    study = open_study(asked, n_trials=1, pruner="median")
+    ((number, job),) = study.propose()
+    search = SETTINGS | {"trial": number}
+    monitor = Monitor(job.folder.parent, job.config, search)
+    monitor([{"epoch": 1, "val/acc": 0.25}])
+    finish(job, status="pruned")
+    study.tell()
+    assert trials() == [(0, trials()[0][1], "PRUNED", 0.25)]
+    assert list(open_study(asked, n_trials=1).propose()) == []
+
+
+def history(num_epochs: int, factor: float) -> list[dict[str, float]]:
+    return [{"epoch": e, "val/acc": factor * e, "val/loss": 1.0} for e in range(1, num_epochs + 1)]
+
+
+@pytest.mark.parametrize("pruner", ["median", "hyperband"])
+def test_the_monitor_prunes_as_optuna_does(pruner: str, asked: Command) -> None:
+    """Against Optuna's own loop, with every epoch reported twice by a resumed job."""
+    reference = optuna.create_study(
+        study_name="s",
+        direction="maximize",
+        pruner=optuna.pruners.MedianPruner(2, 1)
+        if pruner == "median"
+        else optuna.pruners.HyperbandPruner(1, 4, 3),
+    )
+    study = open_study(asked, pruner=pruner, n_trials=20)
+    rng, decisions, expected = random.Random(0), [], []
+    for number, job in study.propose():
+        factor = rng.random() / 4
+        trial = reference.ask()
+        search = SETTINGS | {"pruner": pruner, "trial": number}
+        monitor = Monitor(job.folder.parent, job.config, search)
+        for epoch in range(1, 5):
+            trial.report(factor * epoch, epoch)
+            expected.append(trial.should_prune())
+            decisions.append(monitor(history(epoch, factor)))
+            assert monitor(history(epoch, factor)) == decisions[-1]
+            if expected[-1]:
+                break
+        if expected[-1]:
+            reference.tell(trial, state=TrialState.PRUNED)
+            finish(job, status="pruned")
+        else:
+            reference.tell(trial, factor * 4)
+            finish(job, scores={"val/acc": factor * 4})
+    assert decisions == expected
+    assert sum(decisions) > 5
+
+
+def test_val_loss_is_minimised() -> None:
+    low = command("metric=val/loss", "name=low")
+    complete(low, n_trials=20)
+    values = [value for _, _, _, value in trials("low")]
+    assert sum(values[10:]) < sum(values[:10])
+    with pytest.raises(UsageError, match="metric: val/loss, now val/acc"):
+        open_study(command("name=low"))
+
+
+def test_a_study_of_another_recipe_is_refused(asked: Command) -> None:
+    complete(asked, n_trials=1)
+    with pytest.raises(UsageError, match=r"searched with another config \(seed: 0, now 1\)"):
+        open_study(command("seed=1"))
+    with pytest.raises(UsageError, match="searched over other values"):
+        open_study(read_command([*BASE, "data.batch_size=32,128"])).known()
+    open_study(command("note=hi", "trainer=cpu", "hydra.sweeper.n_trials=50"))  # no part of it
+
+
+def test_a_torn_last_line_is_taken_away(asked: Command) -> None:
+    complete(asked, n_trials=2)
+    before = trials()
+    with Path(f"sweeps/s/{JOURNAL}").open("a") as file:
+        file.write('{"op_code":4,"worker')
+    complete(asked, n_trials=3)
+    assert trials()[:2] == before
+    for line in Path(f"sweeps/s/{JOURNAL}").read_text().splitlines():
+        json.loads(line)
+
+
+def test_a_damaged_journal_is_an_error(asked: Command) -> None:
+    complete(asked, n_trials=1)
+    path = Path(f"sweeps/s/{JOURNAL}")
+    path.write_text("?\n" + path.read_text())
+    with pytest.raises(UserError, match="study.journal cannot be read"):
+        open_study(asked)
+
+
+def test_a_search_without_validation_is_refused() -> None:
+    for word in ("data.val_size=0", "trainer.limit_val_batches=0", "trainer.max_epochs=1"):
+        more = ["trainer.check_val_every_n_epoch=2"] if "max_epochs" in word else []
+        with pytest.raises(UsageError, match="A search needs val/acc of every job"):
+            open_study(command(word, *more, "name=none"))
+
+
+def test_looking_at_a_search_makes_nothing(asked: Command) -> None:
+    assert Study(Sweep(asked), SETTINGS, writes=False).known() == {}
+    assert not Path("sweeps").exists()

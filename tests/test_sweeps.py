@@ -1,0 +1,255 @@
+"""Sweeps as a user starts, stops and repeats them, each command in a process of its own."""
+
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import everywhere
+import pytest
+import torch
+
+from fmnist import record
+
+TRAIN = str(Path(__file__).resolve().parents[1] / "scripts" / "train.py")
+SHORT = ["data.batch_size=50", "data.val_size=100", "trainer.max_epochs=2", "trainer=cpu"]
+DRAWING = [*SHORT, "augment=strong", "model.dropout=0.3"]
+LONG = [*DRAWING, "trainer.max_epochs=4"]
+GRID = [*LONG, "optim.lr=1e-3,3e-3", "seed=0,1"]
+SEARCH = [
+    *[*LONG, "hydra/sweeper=optuna", "hydra.sweeper.n_trials=9"],
+    *["hydra.sweeper.n_startup_trials=3", "hydra.sweeper.n_warmup_trials=2"],
+    *["optim.lr=tag(log,interval(1e-4,1e-1))", "model.hidden=int(interval(16,64))"],
+]
+POOL = ["hydra/launcher=pool", "hydra.launcher.workers=2"]
+OWN_NETWORK = """
+import sys, torch
+class Net(torch.nn.Module):
+    def __init__(self, kind):
+        super().__init__()
+        self.kind, self.layer = kind, torch.nn.Linear(784, 10)
+    def forward(self, images):
+        if len(images) > 2 and self.kind == "exit":
+            sys.exit(3)
+        if len(images) > 2 and self.kind == "memory":
+            raise MemoryError
+        if len(images) > 2 and self.kind == "bug":
+            return 1 / 0
+        return self.layer(images.flatten(1) / 255)
+"""
+
+
+class User:
+    """Types lines into a terminal in `folder`."""
+
+    def __init__(self, folder: Path, files: Path) -> None:
+        self.folder = folder
+        self.environment = everywhere.environment(folder, files)
+
+    def start(self, *words: str, script: str = TRAIN) -> "subprocess.Popen[str]":
+        return subprocess.Popen(
+            [sys.executable, script, *words],
+            cwd=self.folder,
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+
+    def sweep(self, *words: str) -> "subprocess.CompletedProcess[str]":
+        process = self.start("-m", *words)
+        out, err = process.communicate(timeout=300)
+        return subprocess.CompletedProcess(words, process.returncode, out, err)
+
+    def stop(self, signum: int, after_s: float, *words: str) -> int:
+        """Send a signal to a sweep, if it is still running by then; returns how it ended."""
+        process = self.start("-m", *words)
+        try:
+            process.communicate(timeout=after_s)
+        except subprocess.TimeoutExpired:
+            if signum == signal.SIGHUP:  # a closed terminal reaches all its processes
+                os.killpg(process.pid, signum)
+            else:
+                process.send_signal(signum)
+            process.communicate(timeout=60)
+        return process.returncode
+
+    def table(self, sweep: str) -> dict[str, Any]:
+        """Return what every job came to, by its folder's name."""
+        records = [
+            record.read(p.parent) for p in (self.folder / "sweeps" / sweep).glob("*/run.json")
+        ]
+        return {r.folder.name: (r.status, r.scores, r.data["epochs_done"]) for r in records}
+
+    def weights(self, run: str) -> dict[str, torch.Tensor]:
+        path = self.folder / run / "checkpoints" / "best.ckpt"
+        return torch.load(path, weights_only=True)["state_dict"]  # type: ignore[no-any-return]
+
+
+@pytest.fixture
+def user(tmp_path: Path, small_files: Path) -> User:
+    return User(tmp_path, small_files)
+
+
+def assert_equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[key], other[key]) for key in one)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", [[], [*POOL, "hydra.launcher.threads=1"]])
+def test_a_job_of_a_sweep_equals_the_same_run_alone(launcher: list[str], user: User) -> None:
+    user.environment["OMP_NUM_THREADS"] = "1"
+    done = user.sweep(*DRAWING, "optim.lr=1e-3,3e-3", "seed=0,1", "name=s", *launcher)
+    assert done.returncode == 0, done.stderr
+    assert "4 jobs in sweeps/s: 4 done" in done.stdout
+    alone = user.start(*DRAWING, "optim.lr=3e-3", "seed=1", "name=alone", "figures=none")
+    alone.communicate(timeout=60)
+    assert_equal(user.weights("sweeps/s/optim.lr=0.003,seed=1"), user.weights("runs/alone"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", [[], POOL])
+def test_a_failing_job_costs_itself_and_is_tried_again(launcher: list[str], user: User) -> None:
+    (user.folder / "mine.py").write_text(OWN_NETWORK)
+    (user.folder / "groups" / "model").mkdir(parents=True)
+    (user.folder / "groups" / "model" / "net.yaml").write_text("_target_: mine.Net\nkind: ok\n")
+    words = ["--config-dir", "groups", "model=net", "model.kind=exit,ok,memory,bug", *SHORT]
+    done = user.sweep(*words, "name=s", *launcher)
+    assert done.returncode == 1
+    lines = done.stdout.splitlines()
+    assert "4 jobs in sweeps/s: 1 done, 3 failed" in lines
+    assert "  failed: model.kind=exit: SystemExit: 3" in lines
+    assert any(re.match(r"  failed: model.kind=memory: Out of memory with", x) for x in lines)
+    assert "  failed: model.kind=bug: ZeroDivisionError: division by zero" in lines
+    assert (user.folder / "sweeps/s/model.kind=bug/error.txt").exists()
+    (user.folder / "mine.py").write_text(OWN_NETWORK.replace("> 2", "> 999"))
+    again = user.sweep(*words, "name=s", *launcher)
+    assert again.returncode == 0
+    assert "4 jobs in sweeps/s: 3 done, 1 skipped (finished before)" in again.stdout
+
+
+@pytest.mark.slow
+def test_ctrl_c_stops_the_sweep_and_the_line_completes_it(user: User) -> None:
+    words = [*SHORT, "trainer.max_epochs=40", "seed=0,1,2", "name=s"]
+    process = user.start("-m", *words)
+    assert process.stderr is not None
+    for line in process.stderr:
+        if line.startswith("[2/3]"):
+            break
+    next(process.stderr)  # an epoch
+    process.send_signal(signal.SIGINT)
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "3 jobs in sweeps/s: 1 done, 1 interrupted, 1 not started" in out
+    listed = user.sweep(*words, "--dry-run")
+    assert re.search(r"done +seed=0 +val/acc", listed.stdout)
+    assert re.search(r"interrupted +seed=1 +\d+ of 40 epochs", listed.stdout)
+    assert re.search(r"to do +seed=2\n", listed.stdout)
+    assert re.search(r"Time left: about \d+ s", listed.stdout)
+    again = user.sweep(*words)
+    assert "3 jobs in sweeps/s: 2 done, 1 skipped (finished before)" in again.stdout
+
+
+@pytest.mark.slow
+def test_a_killed_worker_costs_its_own_job(user: User) -> None:
+    words = [*SHORT, "trainer.max_epochs=60", "seed=0,1,2,3", "name=s", *POOL]
+    process = user.start("-m", *words)
+    lock = user.folder / "sweeps/s/seed=0/.lock"
+    deadline = time.monotonic() + 60
+    while not (lock.exists() and "epoch" in lock.read_text()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.kill(json.loads(lock.read_text())["pid"], signal.SIGKILL)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 1, err
+    assert "4 jobs in sweeps/s: 3 done, 1 failed" in out
+    assert "  failed: seed=0: Its process was killed by SIGKILL." in out
+    assert "4 jobs in sweeps/s: 1 done, 3 skipped" in user.sweep(*words).stdout
+
+
+@pytest.mark.slow
+def test_the_end_of_a_killed_pool_ends_its_workers(user: User) -> None:
+    process = user.start("-m", *SHORT, "trainer.max_epochs=500", "seed=0,1", "name=s", *POOL)
+    locks = [user.folder / f"sweeps/s/seed={i}/.lock" for i in (0, 1)]
+    deadline = time.monotonic() + 60
+    while not all(lock.exists() for lock in locks) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.kill()
+    process.communicate(timeout=60)
+    deadline = time.monotonic() + 20
+    while any(lock.exists() for lock in locks) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not any(lock.exists() for lock in locks)
+    assert {status for status, *_ in user.table("s").values()} == {"interrupted"}
+
+
+@pytest.mark.slow
+def test_two_processes_train_the_jobs_of_a_sweep_like_one(user: User) -> None:
+    """Lightning starts the second process from the command line, which is a sweep."""
+    user.environment["OMP_NUM_THREADS"] = "1"
+    words = [*SHORT, "seed=0,1", "model=mlp"]
+    alone, both = user.sweep(*words, "name=one"), user.sweep(
+        *words, "name=two", "trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2"
+    )  # fmt: skip
+    assert (alone.returncode, both.returncode) == (0, 0), both.stderr
+    one, two = user.table("one"), user.table("two")
+    assert one.keys() == two.keys() == {"seed=0", "seed=1"}
+    for job in one:
+        assert two[job][1] == pytest.approx(one[job][1], rel=1e-3)
+
+
+@pytest.mark.slow
+def test_a_hundred_jobs_grow_neither_slower_nor_larger(user: User) -> None:
+    process = user.start("-m", *SHORT, "trainer.max_epochs=1", "seed=range(101)", "name=s")
+    assert process.stderr is not None
+    seen = []  # of every tenth job: time, resident kB, open files
+    for line in process.stderr:
+        if re.match(r"\[\d*1/101\]", line):
+            status = Path(f"/proc/{process.pid}/status").read_text()
+            resident = re.search(r"VmRSS:\s+(\d+) kB", status)
+            assert resident is not None
+            files = len(os.listdir(f"/proc/{process.pid}/fd"))
+            seen.append((time.monotonic(), int(resident[1]), files))
+    process.communicate(timeout=60)
+    assert process.returncode == 0
+    times, sizes, files = zip(*seen, strict=True)
+    assert len(times) == 11
+    assert sizes[-1] < 1.03 * sizes[2]
+    assert files[-1] == files[2]
+    early, late = times[5] - times[1], times[10] - times[6]
+    assert late < 1.5 * early  # the machine may have other things to do, a leak would be worse
+
+
+@pytest.mark.kill
+@pytest.mark.parametrize(
+    ("kind", "seed"),
+    [("grid", 1), ("grid", 2), ("search", 1), ("search", 2), ("search", 3), ("pool", 1)],
+)
+def test_a_killed_sweep_repeated_gives_the_same_table(kind: str, seed: int, user: User) -> None:
+    """Stopped at random moments by kill -9, Ctrl-C, SIGTERM and a closed terminal."""
+    words = {"grid": GRID, "search": SEARCH, "pool": [*GRID, *POOL]}[kind]
+    begin = time.monotonic()
+    whole = user.sweep(*words, "name=whole")
+    duration_s = time.monotonic() - begin
+    assert whole.returncode == 0, whole.stderr
+    rng = random.Random(seed)
+    signals = [signal.SIGKILL, signal.SIGKILL, signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
+    ends = []
+    for _ in range(5):
+        signum, after_s = rng.choice(signals), rng.uniform(0.3, 0.6 * duration_s)
+        ends.append(user.stop(signum, after_s, *words, "name=killed"))
+    last = user.sweep(*words, "name=killed")
+    print(f"{kind} {seed}: whole {duration_s:.0f} s, ends {ends}, {last.stdout.strip()}")
+    assert any(ends), "nothing was interrupted"
+    assert set(ends) <= {0, -9, 130, 143, -15, -1}
+    assert last.returncode == 0, last.stderr
+    assert user.table("killed") == user.table("whole")
+    for job in user.table("whole"):
+        assert_equal(user.weights(f"sweeps/whole/{job}"), user.weights(f"sweeps/killed/{job}"))
