@@ -6,24 +6,49 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fmnist import record
+from fmnist import record, report
 from fmnist.errors import UserError
 
 SCHEMA = 1
 SPLITS = ("test", "val", "train")
 
 
+def choose(folder: Path) -> tuple[Path, list[str]]:
+    """Return the run to evaluate, and what speaks against doing it now.
+
+    `folder` is a run, or a sweep, whose finished run with the highest val/acc is taken. Raises
+    UserError when no run has finished.
+    """
+    if (folder / record.RECORD).exists():
+        return folder, []
+    best, notes = report.best_run([folder]), [f"{folder}: best by val/acc"]
+    runs = [record.read(path.parent) for path in sorted(folder.glob(f"*/{record.RECORD}"))]
+    left = sum(run.status not in record.ENDED for run in runs)
+    if left:
+        notes.append(f"{left} of {len(runs)} jobs have not ended: another one may turn out best.")
+    others = [run for run in runs if run.folder != best and stored_scores(run, "test")]
+    if others:
+        notes.append(
+            f"The test set has been read for {len(others)} more of its jobs: "
+            "choosing between such scores would be selection on test."
+        )
+    return best, notes
+
+
 def evaluate(folder: Path, split: str = "test") -> dict[str, float]:
     """Return {"<split>/acc": fraction, "<split>/loss": nats} of best.ckpt in `folder`.
 
-    What was read of the test set is kept, in run.json or in eval-test.json, and never read again:
-    asked twice, the stored scores come back. Raises UserError when there is no model or no data.
+    The result is kept in eval-<split>.json. The test set is read once: asked again, or where the
+    training read it, the stored scores come back. Raises UserError when there is no finished run,
+    no model or no data.
     """
     run = record.read(folder)
+    if run.status not in record.ENDED:
+        raise UserError(f"{folder} has not ended ({run.status}). Train it to its end first.")
     if stored := stored_scores(run, split):
         return stored
     scores = _measure(run, split)
-    report = {
+    told = {
         "schema": SCHEMA,
         "split": split,
         "scores": scores,
@@ -32,36 +57,37 @@ def evaluate(folder: Path, split: str = "test") -> dict[str, float]:
         "versions": record.versions(),
         **record.commit(),
     }
-    record.write_atomically(_path(folder, split), json.dumps(report, indent=2) + "\n")
+    record.write_atomically(_path(folder, split), json.dumps(told, indent=2) + "\n")
     return scores
 
 
 def stored_scores(run: record.Record, split: str) -> dict[str, float]:
-    """Return what an evaluation left, of the test set also what the training itself measured."""
-    kept = {k: v for k, v in run.scores.items() if k.startswith(f"{split}/")}
-    if split == "test" and kept:
-        return kept
-    return kept_scores(run.folder, split)
+    """Return the scores on `split` that are known: the training's of the test set, or those kept.
 
-
-def kept_scores(folder: Path, split: str) -> dict[str, float]:
-    """Return the scores in eval-<split>.json, {} when there is none or it is damaged."""
+    The training's own train/* are running means of an epoch, and its val/* were measured on the
+    way: these are no evaluation.
+    """
+    if split == "test" and "test/acc" in run.scores:
+        return {k: v for k, v in run.scores.items() if k.startswith("test/")}
     try:
-        report = json.loads(_path(folder, split).read_text("utf-8"))
+        kept = json.loads(_path(run.folder, split).read_text("utf-8"))
     except (OSError, ValueError):
         return {}
-    scores = report.get("scores") if isinstance(report, dict) else None
+    scores = kept.get("scores") if isinstance(kept, dict) else None
     names = (f"{split}/acc", f"{split}/loss")
-    is_sound = isinstance(scores, Mapping) and all(_is_number(scores.get(n)) for n in names)
-    return {name: float(scores[name]) for name in names} if is_sound and scores else {}
+    if not isinstance(scores, Mapping) or not all(_is_number(scores.get(n)) for n in names):
+        return {}
+    return {name: float(scores[name]) for name in names}
 
 
 def _measure(run: record.Record, split: str) -> dict[str, float]:
+    """Measure as the training does: one prediction path, batches of the same size."""
     import torch
     from torch.nn import functional as F
 
     from fmnist import build
     from fmnist.classifier import Tally
+    from fmnist.data import FashionMNISTData
     from fmnist.model import load_model
 
     model = load_model(run.folder)
@@ -71,12 +97,12 @@ def _measure(run: record.Record, split: str) -> dict[str, float]:
     if split != "test" and data.split_hash != run.data.get("split_hash"):
         raise UserError(
             f"The validation split of {run.folder} cannot be drawn again: its split_hash differs. "
-            "Use the version of fmnist and of torch in its run.json, or --split test."
+            "Use the versions in its run.json, or --split test."
         )
-    images, labels = data.arrays(split)
-    tally = Tally()
+    size, tally = FashionMNISTData.EVAL_BATCH_SIZE, Tally()
+    images, labels = (torch.split(array, size) for array in data.arrays(split))
     with torch.inference_mode():
-        for x, y in zip(torch.split(images, 1000), torch.split(labels, 1000), strict=True):
+        for x, y in zip(images, labels, strict=True):
             logits = model.classifier.predict_logits(x)
             tally.update(F.cross_entropy(logits, y), logits, y)
     return {f"{split}/{name}": value.item() for name, value in tally.compute().items()}

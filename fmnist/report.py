@@ -45,6 +45,8 @@ def print_summary(run: Record) -> None:
         f"{data['images_per_s']:,.0f} images/s on {_device(data)}, "
         f"{data['num_parameters']:,} parameters"
     )
+    if run.status == "pruned":
+        console.print("Pruned: its search ended it early.")
     if data["partial"]:
         console.print("Only a part of the data was used: these scores say that it runs, no more.")
     console.print(f"Results:     {run.folder}")

@@ -8,7 +8,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from fmnist import evaluation, record, report
+from fmnist import evaluation
 from fmnist.errors import exit_codes
 
 
@@ -21,10 +21,8 @@ def main() -> None:
     parser.add_argument("--split", choices=evaluation.SPLITS, default="test")
     args = parser.parse_args()
     with exit_codes():
-        folder: Path = args.run
-        if not (folder / record.RECORD).exists():
-            folder = report.best_run([folder])
-            print(f"Best by val/acc: {folder}", file=sys.stderr)
+        folder, notes = evaluation.choose(args.run)
+        print(*notes, sep="\n", end="\n" * bool(notes), file=sys.stderr)
         scores = evaluation.evaluate(folder, args.split)
         acc, loss = scores[f"{args.split}/acc"], scores[f"{args.split}/loss"]
         print(f"{folder}: {args.split}/acc {acc:.2%}, {args.split}/loss {loss:.4f}")

@@ -110,7 +110,8 @@ def test_nothing_to_draw_or_no_place_for_it_is_said(workdir: Path) -> None:
 
 def test_matplotlib_is_imported_for_a_figure_only() -> None:
     code = (
-        "import sys; from fmnist import formats, histories, page, report;"
+        "import sys; from fmnist import report;"
+        "from fmnist.compare import formats, histories, page;"
         "print([m for m in ('matplotlib', 'torch', 'numpy', 'hydra') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -152,6 +152,7 @@ def test_signal_stops_the_run_and_the_line_goes_on(
     assert 2 <= record["epochs_done"] < 300
 
 
+@pytest.mark.slow
 def test_sweep_trains_every_combination(script: Run, tmp_path: Path) -> None:
     words = ("-m", *FAST, "model=cnn,mlp", "seed=0,1", "trainer.max_epochs=1")
     done = script("train.py", *words)

@@ -37,6 +37,9 @@ SETTINGS: dict[str, Any] = {
 }
 
 
+SLOW_SEEDS = [pytest.param(seed, marks=pytest.mark.kill) for seed in range(2, 12)]
+
+
 class Killed(BaseException):
     pass
 
@@ -143,7 +146,9 @@ def interruptions(rng: random.Random, monkeypatch: pytest.MonkeyPatch) -> Callab
     return arm
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize(
+    "seed", [0, 1, *(pytest.param(i, marks=pytest.mark.kill) for i in range(2, 12))]
+)
 def test_killed_and_repeated_proposes_the_same_trials(
     seed: int, asked: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:

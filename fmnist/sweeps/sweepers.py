@@ -15,6 +15,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 from fmnist import overrides as words
+from fmnist import report
 from fmnist.command import points, read_command
 from fmnist.errors import Interrupted, UsageError, exit_codes, raising
 from fmnist.sweeps import plan
@@ -23,6 +24,9 @@ from fmnist.sweeps.plan import Job, Outcome, Sweep
 
 if TYPE_CHECKING:
     from fmnist.sweeps.study import Study
+
+
+NUM_SHOWN = 5  # settings, after a sweep
 
 
 class JobSweeper(Sweeper):
@@ -153,7 +157,15 @@ def tell(outcome: Outcome) -> bool:
 
 def conclude(outcome: Outcome) -> None:
     """Print what became of the jobs, and how they compare; exits 1 when one failed."""
-    if tell(outcome):
+    has_failed = tell(outcome)
+    folder = outcome.sweep.folder
+    if any(plan.state(job.folder).status == "finished" for job in outcome.jobs):
+        print()
+        report.print_table([folder], top=NUM_SHOWN)
+        print(f"\nAll of it: python scripts/compare.py {folder}")
+        if not any(job.config["test"] for job in outcome.jobs):
+            print(f"Test set:  python scripts/eval.py {folder}  (the best by val/acc, read once)")
+    if has_failed:
         raise SystemExit(1)
 
 
