@@ -236,7 +236,7 @@ def _instantiate(key: str, values: Mapping[str, Any]) -> Any:
         return hydra.utils.instantiate(dict(values), _convert_="all")
     except InstantiationException as error:
         cause = error.__cause__ or error
-        reason = " ".join(str(cause).split())
+        reason = " ".join(str(cause).split()) or type(cause).__name__
         raise UsageError(
             f"{key}._target_={values['_target_']} cannot be built: {reason}"
         ) from error

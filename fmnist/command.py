@@ -88,6 +88,7 @@ def read_command(overrides: Sequence[str], config_dir: Path | None = None) -> Co
     folders = [CONF_DIR, config_dir] if config_dir else [CONF_DIR]
     with words.composing():
         parsed = words.parse(overrides)
+        _check_repeats(parsed)
         fixed = [words.normal(o) for o in parsed if not o.is_sweep_override()]
         swept = [o for o in parsed if o.is_sweep_override()]
         searched = [f"hydra.searchpath=[file://{config_dir.resolve()}]"] if config_dir else []
@@ -191,6 +192,14 @@ def _check_sweep(command: Command, overrides: Sequence[str]) -> None:
         raise UsageError("hydra.sweeper.cases belong to a grid: leave out hydra/sweeper=optuna.")
 
 
+def _check_repeats(parsed: Sequence[Override]) -> None:
+    """Refuse a key that is varied and given once more; of plain values Hydra takes the last."""
+    for axis in (o for o in parsed if o.is_sweep_override()):
+        same = [o.input_line for o in parsed if o.key_or_group == axis.key_or_group]
+        if len(same) > 1:
+            raise UsageError(f"{axis.key_or_group} is given twice: {' and '.join(map(str, same))}.")
+
+
 def _check_plugins(hydra: DictConfig, overrides: Sequence[str]) -> None:
     """Check the settings of the sweeper and of a launcher of ours."""
     sweeper, launcher = (OmegaConf.to_container(hydra[key]) for key in ("sweeper", "launcher"))
@@ -230,6 +239,11 @@ def _axis(override: Override, is_search: bool) -> Axis:
     if not texts:
         raise UsageError(f"{override.input_line} matches nothing. Give at least one value.")
     if isinstance(value, RangeSweep):
+        if "log" in value.tags:
+            raise UsageError(
+                f"{override.input_line}: a range has even steps. For a logarithmic scale write "
+                "tag(log, interval(low, high)), and int(interval(low, high)) for whole numbers."
+            )
         numbers = list(value.range())
         low, high, step = min(numbers), max(numbers), abs(value.step)
         return Axis(key, "range", texts, group, low, high, step)

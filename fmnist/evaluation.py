@@ -22,14 +22,14 @@ def choose(folder: Path) -> tuple[Path, list[str]]:
     if (folder / record.RECORD).exists():
         return folder, []
     best, notes = report.best_run([folder]), [f"{folder}: best by val/acc"]
-    runs = [record.read(path.parent) for path in sorted(folder.glob(f"*/{record.RECORD}"))]
+    runs = report.read_runs([folder])
     left = sum(run.status not in record.ENDED for run in runs)
     if left:
-        notes.append(f"{left} of {len(runs)} jobs have not ended: another one may turn out best.")
-    others = [run for run in runs if run.folder != best and stored_scores(run, "test")]
-    if others:
+        notes.append(f"{left} of {len(runs)} runs have not ended: another one may turn out best.")
+    num_read = sum("test/acc" in run.scores and run.folder != best for run in runs)
+    if num_read:
         notes.append(
-            f"The test set has been read for {len(others)} more of its jobs: "
+            f"The test set has been read for {num_read} more of them: "
             "choosing between such scores would be selection on test."
         )
     return best, notes
@@ -43,8 +43,8 @@ def evaluate(folder: Path, split: str = "test") -> dict[str, float]:
     no model or no data.
     """
     run = record.read(folder)
-    if run.status not in record.ENDED:
-        raise UserError(f"{folder} has not ended ({run.status}). Train it to its end first.")
+    if run.status != "finished":
+        raise UserError(f"{folder} is not finished but {run.status}. Train it to its end first.")
     if stored := stored_scores(run, split):
         return stored
     scores = _measure(run, split)

@@ -66,7 +66,13 @@ def _unknown_key(model: type[BaseModel], path: list[str], prefix: str, typed: Ty
         return f"{key} is set by fmnist itself. {schema.RESERVED_TRAINER_KEYS[path[-1]]}"
     word = next((w for w in typed.overrides if w.lstrip("+~").partition("=")[0] == key), None)
     shown = word.partition("=")[0] if word else key + _where(path[-1], typed.folders)
-    return f"Unknown key {shown}.{suggest(key, _known_keys())}"
+    known = _known_keys()
+    if key in known:  # of another choice in the same group
+        section = key.rpartition(".")[0].replace("hydra.", "hydra/").replace(".", "/")
+        return (
+            f"Unknown key {shown}: the {section} that is chosen has none. Choose another {section}."
+        )
+    return f"Unknown key {shown}.{suggest(key, known)}"
 
 
 def _where(key: str, folders: Sequence[Path]) -> str:

@@ -67,8 +67,8 @@ def test_the_best_of_a_sweep_is_chosen_by_val_acc() -> None:
     chosen, notes = evaluation.choose(Path("sweeps/s"))
     assert chosen == Path(f"sweeps/s/seed={best}")
     assert notes[1:] == [
-        "1 of 3 jobs have not ended: another one may turn out best.",
-        "The test set has been read for 1 more of its jobs: "
+        "1 of 3 runs have not ended: another one may turn out best.",
+        "The test set has been read for 1 more of them: "
         "choosing between such scores would be selection on test.",
     ]
 
@@ -80,7 +80,7 @@ def test_a_run_is_its_own_choice() -> None:
 
 def test_what_has_not_ended_is_not_tested() -> None:
     train("runs/a", "test=false").update(status="interrupted")
-    with pytest.raises(UserError, match="has not ended"):
+    with pytest.raises(UserError, match="is not finished but interrupted"):
         evaluation.evaluate(Path("runs/a"))
 
 

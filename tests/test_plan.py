@@ -39,6 +39,7 @@ def test_the_same_request_has_the_same_name_however_typed() -> None:
     assert first.startswith("lr-seed-")
     for words in (
         ["trainer.max_epochs=3", "augment=basic", "optim.lr=0.003,0.001", "seed=1,0"],
+        ["seed=0,1", "optim.lr=.0010,3e-3", "augment=basic", "trainer.max_epochs=3"],
         ["optim.lr=1e-3,3e-3", "seed=range(2)", "+augment=basic", "++trainer.max_epochs=3"],
         ["optim.lr=1e-3,3e-3", "seed=0,1", "augment=basic", "trainer.max_epochs=3", "note=hi"],
         [
@@ -87,6 +88,15 @@ def test_any_value_gives_a_safe_folder_of_its_own(value: str) -> None:
         assert job.folder.parent == Path("sweeps/s")
         assert re.fullmatch(r"[A-Za-z0-9._=,+-]{1,120}", job.folder.name)
         assert ".." not in job.folder.name
+
+
+def test_whole_numbers_are_equal_however_written() -> None:
+    (first, _) = jobs_of("model.dropout=0.0,0.1", "name=s")
+    finish(first)
+    assert len(jobs_of("model.dropout=0,0.0,0.1", "name=s")) == 2
+    assert jobs_of("model.dropout=0,0.1", "name=s")[0].folder == first.folder
+    assert name("model.dropout=0,0.1") == name("model.dropout=0.0,1e-1")
+    assert len(jobs_of("select=best,last", "augment.flip=true,True", "name=s")) == 2
 
 
 def test_equal_jobs_are_one() -> None:
@@ -139,6 +149,12 @@ def test_auto_is_settled_for_the_jobs() -> None:
     assert repetition.config["test"] is True
     cases = jobs_of("sweep=ablation", "seed=0,1")
     assert not any(job.config["test"] for job in cases)  # a choice between cases
+    assert cases[0].folder.name == "seed=0"
+    searched = Sweep(read_command(["hydra/sweeper=optuna", "seed=0,1"]))
+    (_, config), *_ = points(searched.command)
+    assert searched.job(["seed=0"], config).config["test"] is False
+    (whole, *_) = jobs_of("sweep=ablation", "seed=1")
+    assert whole.folder.name == "default"
 
 
 def test_a_run_folder_is_no_sweep() -> None:

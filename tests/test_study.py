@@ -3,6 +3,8 @@
 import json
 import math
 import random
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,8 +18,10 @@ from fmnist import record
 from fmnist.command import Command, read_command
 from fmnist.errors import UsageError, UserError
 from fmnist.lock import Lock
+from fmnist.sweeps.journal import JOURNAL, FileLock
 from fmnist.sweeps.plan import Job, Sweep
-from fmnist.sweeps.study import JOURNAL, Monitor, SeededSampler, Study
+from fmnist.sweeps.sampler import SeededSampler
+from fmnist.sweeps.study import Monitor, Study
 
 pytestmark = pytest.mark.usefixtures("workdir")
 
@@ -80,6 +84,7 @@ def complete(asked: Command, **settings: Any) -> None:
     for _, job in study.propose():
         finish(job)
     study.tell()
+    study.close()
 
 
 def test_a_search_ends_at_n_trials_and_is_topped_up(asked: Command) -> None:
@@ -158,6 +163,7 @@ def test_killed_and_repeated_proposes_the_same_trials(
     rng = random.Random(seed)
     with monkeypatch.context() as patch:
         arm = interruptions(rng, patch)
+        study = None
         for _ in range(8):
             arm()
             try:
@@ -169,8 +175,8 @@ def test_killed_and_repeated_proposes_the_same_trials(
                     if rng.random() < 0.1:
                         raise Killed  # before the study was told
             except Killed:
-                Path("sweeps/s/.asking.lock").unlink(missing_ok=True)
-                continue
+                if study is not None:
+                    study.close()  # as the kernel does for a dead process
     complete(asked)
     assert trials() == whole
 
@@ -182,14 +188,16 @@ def test_a_failed_trial_is_tried_again_under_its_own_number(asked: Command) -> N
         jobs[number] = job
         finish(job, **({"status": "failed", "scores": {}} if number == 1 else {}))
     study.tell()
+    study.close()
     assert [state for _, _, state, _ in trials()] == ["COMPLETE", "RUNNING", "COMPLETE"]
     again = list(open_study(asked, n_trials=3).propose())
     assert again == [(1, jobs[1])]
 
 
 def test_a_trial_that_another_process_works_on_is_left_to_it(asked: Command) -> None:
-    first = open_study(asked, n_trials=3).propose()
-    number, job = next(first)
+    first = open_study(asked, n_trials=3)
+    number, job = next(first.propose())
+    first.close()  # its launcher has died, the job's own process has not
     job.folder.mkdir(parents=True)
     with Lock(job.folder):
         others = [n for n, _ in open_study(asked, n_trials=3).propose()]
@@ -286,12 +294,20 @@ def test_val_loss_is_minimised() -> None:
         open_study(command("name=low"))
 
 
-def test_a_study_of_another_recipe_is_refused(asked: Command) -> None:
+def test_a_study_of_another_recipe_or_space_is_refused(asked: Command) -> None:
     complete(asked, n_trials=1)
+    before = trials()
+    for words in (
+        SPACE[:2],
+        [*SPACE, "model.dropout=0.0,0.1"],
+        [*SPACE[1:], "optim.lr=tag(log,interval(1e-4,1))"],
+        [*SPACE[1:], "optim.lr=interval(1e-4,1e-1)"],
+    ):
+        with pytest.raises(UsageError, match="was searched over another space"):
+            open_study(read_command([*BASE, *words]))
+    assert trials() == before
     with pytest.raises(UsageError, match=r"searched with another config \(seed: 0, now 1\)"):
         open_study(command("seed=1"))
-    with pytest.raises(UsageError, match="searched over other values"):
-        open_study(read_command([*BASE, "data.batch_size=32,128"])).known()
     open_study(command("note=hi", "trainer=cpu", "hydra.sweeper.n_trials=50"))  # no part of it
 
 
@@ -324,3 +340,53 @@ def test_a_search_without_validation_is_refused() -> None:
 def test_looking_at_a_search_makes_nothing(asked: Command) -> None:
     assert Study(Sweep(asked), SETTINGS, writes=False).known() == {}
     assert not Path("sweeps").exists()
+
+
+INVALID = ["optim=sgd", "optim.optimizer.momentum=0.9,0.0", "optim.optimizer.nesterov=false,true"]
+
+
+def test_values_that_do_not_go_together_cost_their_trial_alone() -> None:
+    odd = read_command([*BASE, *INVALID, "hydra.sweeper.sampler=random", "name=odd"])
+    settings = {"n_trials": 12, "sampler": "random"}
+    study = open_study(odd, **settings)
+    for _, job in study.propose():
+        job.config["model"]["hidden"] = 8
+        finish(job)
+    study.tell()
+    states = [state for _, _, state, _ in trials("odd")]
+    assert {"COMPLETE", "FAIL"} == set(states)
+    again = open_study(odd, **settings)
+    assert list(again.propose()) == []
+    assert len(again.known()) == states.count("COMPLETE")
+    assert len(again.refused()) == states.count("FAIL")
+    assert "nesterov=true needs optim.optimizer.momentum > 0" in again.refused()[0]
+
+
+@pytest.mark.parametrize("name", [".asking", ".journal"])
+def test_a_lock_of_a_killed_process_is_free(name: str, asked: Command) -> None:
+    complete(asked, n_trials=1)
+    code = (
+        "import sys, time; from pathlib import Path; from fmnist.sweeps.journal import FileLock;"
+        "FileLock(Path(sys.argv[1])).acquire(); print('held', flush=True); time.sleep(600)"
+    )
+    path = Path("sweeps/s") / name
+    holder = subprocess.Popen([sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE)
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == b"held\n"
+    assert FileLock(path).acquire(wait=False) is False
+    holder.kill()
+    holder.communicate()
+    complete(asked, n_trials=2)
+    assert len(trials()) == 2
+
+
+def test_a_proposed_trial_is_its_proposers_before_its_job_begins(asked: Command) -> None:
+    one, other = open_study(asked, n_trials=2), open_study(asked, n_trials=2)
+    mine, theirs = one.propose(), other.propose()
+    assert next(mine)[0] == 0
+    assert next(theirs)[0] == 1
+    assert next(mine, None) is None
+    assert next(theirs, None) is None
+    one.close()  # its process dies
+    number, _ = next(open_study(asked, n_trials=2).propose())
+    assert number == 0

@@ -23,7 +23,7 @@ DRAWING = [*SHORT, "augment=strong", "model.dropout=0.3"]
 LONG = [*DRAWING, "trainer.max_epochs=8"]
 GRID = [*LONG, "optim.lr=1e-3,3e-3", "seed=0,1"]
 SEARCH = [
-    *[*LONG, "hydra/sweeper=optuna", "hydra.sweeper.n_trials=9"],
+    *[*LONG, "hydra/sweeper=optuna", "hydra.sweeper.n_trials=14"],
     *["hydra.sweeper.n_startup_trials=3", "hydra.sweeper.n_warmup_trials=2"],
     *["optim.lr=tag(log,interval(1e-4,1e-1))", "model.hidden=int(interval(16,64))"],
 ]
@@ -245,11 +245,11 @@ def test_a_killed_sweep_repeated_gives_the_same_table(kind: str, seed: int, user
     ends = []
     for _ in range(5):
         signum, num_lines = rng.choice(signals), rng.randint(0, 4)
-        after_s = rng.uniform(0, 0.2) if num_lines else rng.uniform(0.3, 3)  # 0: while importing
+        after_s = rng.uniform(0, 0.1) if num_lines else rng.uniform(0.3, 3)  # 0: while importing
         ends.append(user.stop(signum, num_lines, after_s, *words, "name=killed"))
     last = user.sweep(*words, "name=killed")
     print(f"{kind} {seed}: ends {ends}, {last.stdout.strip().splitlines()[0]}")
-    assert len([end for end in ends if end != 0]) >= 3, "too little was interrupted"
+    assert len([end for end in ends if end != 0]) >= 2, "too little was interrupted"
     assert set(ends) <= {0, -9, 130, 143, -15, -1}
     assert last.returncode == 0, last.stderr
     assert user.table("killed") == user.table("whole")

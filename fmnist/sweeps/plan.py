@@ -55,17 +55,18 @@ def sweep_name(command: Command) -> str:
         for fixed in (command.fixed, [])
     )
     decisive = {k: v for k, v in chosen.items() if k not in usual or usual[k] != v}
-    axes = {a.key: _space(a, command.is_search) for a in command.axes.values()}
+    axes = {a.key: space(a, command.is_search) for a in command.axes.values()}
     cases = sorted(command.cases.values())
-    text = json.dumps([decisive, axes, cases], sort_keys=True, default=str)
+    text = json.dumps(_plain([decisive, axes, cases]), sort_keys=True, default=str)
     digest = hashlib.sha256(text.encode()).hexdigest()[:8]
-    return record.short("-".join(key.rpartition(".")[2] for key in command.varied) + f"-{digest}")
+    names = sorted(key.rpartition(".")[2] for key in command.varied)
+    return record.short(f"{'-'.join(names)}-{digest}")
 
 
-def _space(axis: Axis, is_search: bool) -> list[Any]:
+def space(axis: Axis, is_search: bool) -> list[Any]:
     """Return what an axis stands for: to a grid its values, to a search how they are drawn too."""
     drawn = [axis.kind, axis.step, axis.log] if is_search else []
-    return [*drawn, *sorted(set(axis.values))]
+    return [*drawn, *sorted({_number(value) for value in axis.values})]
 
 
 class Sweep:
@@ -93,7 +94,10 @@ class Sweep:
 
     def job(self, words: Sequence[str], config: dict[str, Any]) -> Job:
         """Return the job that `words` make, in the folder of an equal one if there is any."""
-        config = configs.settle(config, self.command.varied) | {"name": self.name}
+        varied = self.command.varied
+        if self.command.is_search:  # it selects, even among seeds
+            varied = [*varied, "trial"]
+        config = configs.settle(config, varied) | {"name": self.name}
         settled = [f"{key}={_text(config[key])}" for key in ("test", "figures", "checkpoints")]
         typed = [word for word in self.command.typed if not word.startswith("name=")]
         overrides = [*typed, *words, *settled, f"name='{self.name}'"]
@@ -104,7 +108,7 @@ class Sweep:
         return Job(list(words), overrides, config, self._places[mark])
 
     def _free(self, words: Sequence[str], mark: str) -> Path:
-        name = record.short(",".join(words))
+        name = record.short(",".join(words) or "default")
         if name in self._taken:  # of another config: the same words with other ones beside them
             name = record.short(f"{name}-{hashlib.sha256(mark.encode()).hexdigest()[:8]}")
         self._taken.add(name)
@@ -241,7 +245,24 @@ def check_folder(folder: Path) -> None:
 
 
 def _mark(data: Mapping[str, Any]) -> str:
-    return json.dumps(record.identity(data), sort_keys=True, default=str)
+    return json.dumps(_plain(record.identity(data)), sort_keys=True, default=str)
+
+
+def _plain(value: Any) -> Any:
+    """Write equal numbers alike: 0.0 as 0."""
+    if isinstance(value, Mapping):
+        return {key: _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _number(text: str) -> str:
+    """Write the number that a word means, or the word."""
+    try:
+        return f"{float(text):.12g}"
+    except ValueError:
+        return text
 
 
 def _text(value: Any) -> str:

@@ -18,6 +18,7 @@ from fmnist.sweeps.jobs import Task, num_processors
 from fmnist.sweeps.launchers import JobLauncher
 
 STOP_S = 60.0  # for the workers to come to a safe point after Ctrl-C
+DIED = "died"
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
 
@@ -64,6 +65,8 @@ class PoolLauncher(JobLauncher):
                 if not busy:
                     break
                 number, results[number] = ended.get()
+                if results[number].kind == DIED:
+                    print(f"[{number + 1}] {results[number].text}", file=sys.stderr, flush=True)
                 free.append(busy.pop(number))
         return [_result(given[number], results[number]) for number in sorted(given)]
 
@@ -115,7 +118,7 @@ class Worker:
             return
         code = process.wait()
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"exited with {code}"
-        self.ended.put((number, Ended(kind="died", text=f"Its process {how}.")))
+        self.ended.put((number, Ended(kind=DIED, text=f"Its process {how}.")))
 
     def stop(self) -> None:
         """Ask the process to come to a safe point and end."""

@@ -4,31 +4,25 @@ The study is a journal file in the sweep's folder. Each trial is a job like any 
 tells how it ended, so a study is brought up to date from its folders.
 """
 
-import contextlib
-import warnings
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.distributions import BaseDistribution, FloatDistribution
-from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner
-from optuna.samplers import BaseSampler, RandomSampler, TPESampler
-from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from fmnist import lock, record
 from fmnist.command import Axis, point
-from fmnist.errors import UsageError, UserError
+from fmnist.errors import UsageError
 from fmnist.overrides import compose_plain
-from fmnist.seeds import derive
 from fmnist.sweeps import plan
+from fmnist.sweeps.journal import JOURNAL, FileLock, open_journal
 from fmnist.sweeps.plan import Job, Sweep
+from fmnist.sweeps.sampler import SeededSampler, make_pruner
 
-JOURNAL = "study.journal"
 PRUNED = "pruned"  # marks a trial whose job has been told to end
-FEW_DIGITS = 4  # significant digits of a proposed number
+REFUSED = "refused"  # why a trial's values do not go together
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
@@ -43,27 +37,38 @@ class Study:
         self.metric = str(config.metric)
         _check(jobs)
         self._asked: dict[int, Job] = {}  # trials of this process that are not told yet
+        self._held: dict[int, FileLock] = {}  # held by whoever proposed a trial, until it is told
         self._seen: set[int] = set()
         path = jobs.folder / JOURNAL
         if not writes and not path.exists():
             storage: Any = optuna.storages.InMemoryStorage()
         else:
             record.claim(plan.SWEEPS, jobs.name, "")
-            storage = _storage(path)
-        self._turns = JournalFileSymlinkLock(str(jobs.folder / ".asking"))
+            storage = open_journal(path)
         self._study = optuna.create_study(
             storage=storage,
             study_name=jobs.name,
             direction="maximize" if self.metric == "val/acc" else "minimize",
             sampler=SeededSampler(int(config.seed), settings),
-            pruner=_pruner(settings, int(config.trainer.max_epochs)),
+            pruner=make_pruner(settings, int(config.trainer.max_epochs)),
             load_if_exists=True,
         )
         self._check_same()
 
+    def close(self) -> None:
+        """Leave the trials that are not told to others."""
+        while self._held:
+            self._held.popitem()[1].release()
+
     def known(self) -> dict[int, Job]:
         """Return the jobs of the trials that the study holds, by number."""
-        return {t.number: self._job(self._trial(t)) for t in self._trials()}
+        trials = [t for t in self._trials() if t.state != TrialState.FAIL]
+        jobs = {trial.number: self._job(self._trial(trial)) for trial in trials}
+        return {number: job for number, job in jobs.items() if job is not None}
+
+    def refused(self) -> list[str]:
+        """Tell which proposals were no valid configs, and why."""
+        return [str(t.user_attrs[REFUSED]) for t in self._trials() if REFUSED in t.user_attrs]
 
     def propose(self) -> Iterator[tuple[int, Job]]:
         """Yield trials to run until the study has `n_trials`: first those that a dead process left.
@@ -72,11 +77,13 @@ class Study:
         """
         while True:
             self.tell()
-            with self._turn():
+            with FileLock(self.jobs.folder / ".asking"):  # one process at a time
                 trial = self._abandoned() or self._new()
-            if trial is None:
-                return
-            job = self._job(trial)
+                if trial is None:
+                    return
+                job = self._job(trial)
+            if job is None:
+                continue
             is_double = job.folder in {other.folder for other in self._asked.values()}
             self._asked[trial.number] = job
             if not is_double and not plan.state(job.folder).has_ended:
@@ -95,6 +102,7 @@ class Study:
                 self._study.tell(number, state=TrialState.PRUNED, skip_if_finished=True)
             if now.has_ended:
                 del self._asked[number]
+                self._held.pop(number).release()
 
     def _trials(self, *states: TrialState) -> list[FrozenTrial]:
         return self._study.get_trials(deepcopy=False, states=states or None)
@@ -104,10 +112,13 @@ class Study:
         for frozen in self._trials(TrialState.RUNNING):
             if frozen.number in self._seen:
                 continue
-            trial = self._trial(frozen)
             self._seen.add(frozen.number)
-            if not lock.is_held(self._job(trial).folder):
-                return trial
+            if self._hold(frozen.number):
+                trial = self._trial(frozen)
+                job = self._job(trial)
+                if job is None or not lock.is_held(job.folder):
+                    return trial
+                self._held.pop(frozen.number).release()
         return None
 
     def _new(self) -> Trial | None:
@@ -115,38 +126,47 @@ class Study:
             return None
         trial = self._study.ask()
         self._seen.add(trial.number)
+        self._hold(trial.number)
         return trial
+
+    def _hold(self, number: int) -> bool:
+        """Mark a trial as this process's; False where another one that lives has it."""
+        guard = FileLock(self.jobs.folder / f".trial-{number}")
+        if guard.acquire(wait=False):
+            self._held[number] = guard
+            return True
+        return False
 
     def _trial(self, frozen: FrozenTrial) -> Trial:
         """Open a stored trial again; a value it lacks is drawn as it would have been."""
         return Trial(self._study, frozen._trial_id)
 
-    def _job(self, trial: Trial) -> Job:
-        """Return what a trial runs; the values it lacks are drawn."""
-        axes = self.jobs.command.axes
-        try:
-            values = {key: _suggest(trial, axis) for key, axis in axes.items()}
-        except ValueError as error:  # Optuna's word for other choices than before
-            raise UsageError(
-                f"{self.jobs.folder} was searched over other values ({error}). "
-                "Choose another name=..."
-            ) from None
-        words = [axes[key].word(value) for key, value in values.items()]
-        return self.jobs.job(words, point(self.jobs.command, values))
+    def _job(self, trial: Trial) -> Job | None:
+        """Return what a trial runs; the values it lacks are drawn.
 
-    @contextlib.contextmanager
-    def _turn(self) -> Iterator[None]:
-        """Let one process at a time count the trials and add one."""
-        self._turns.acquire()
+        None for values that do not go together: the trial is told as failed, with the reason.
+        """
+        axes = self.jobs.command.axes
+        values = {key: _suggest(trial, axis) for key, axis in axes.items()}
+        words = [axes[key].word(value) for key, value in values.items()]
         try:
-            yield
-        finally:
-            self._turns.release()
+            return self.jobs.job(words, point(self.jobs.command, values))
+        except UsageError as error:
+            trial.set_user_attr(REFUSED, f"{','.join(words)}: {error}")
+            self._study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
+            if trial.number in self._held:
+                self._held.pop(trial.number).release()
+            return None
 
     def _check_same(self) -> None:
-        """Refuse to go on with a study of another recipe; raises UsageError."""
+        """Refuse to go on with a study of another recipe or space; raises UsageError."""
         command = self.jobs.command
-        mine = {"config": compose_plain(command.fixed), "overrides": command.typed}
+        spaces = {key: plan.space(axis, is_search=True) for key, axis in command.axes.items()}
+        mine = {
+            "config": compose_plain(command.fixed),
+            "overrides": command.typed,
+            "axes": json.dumps(spaces, sort_keys=True),
+        }
         known = self._study.user_attrs.get("asked")
         if known is None:
             self._study.set_user_attr("asked", mine)
@@ -157,6 +177,11 @@ class Study:
             raise UsageError(
                 f"{self.jobs.folder} was searched with another config ({shown}). "
                 "Choose another name=..."
+            )
+        if known["axes"] != mine["axes"]:
+            raise UsageError(
+                f"{self.jobs.folder} was searched over another space ({known['axes']}, "
+                f"now {mine['axes']}). Choose another name=..."
             )
 
 
@@ -172,8 +197,8 @@ class Monitor:
         self.number = search["trial"]
         self._study = optuna.load_study(
             study_name=folder.name,
-            storage=_storage(folder / JOURNAL),
-            pruner=_pruner(search, config["trainer"]["max_epochs"]),
+            storage=open_journal(folder / JOURNAL),
+            pruner=make_pruner(search, config["trainer"]["max_epochs"]),
         )
 
     def __call__(self, rows: Sequence[Mapping[str, float]]) -> bool:
@@ -190,48 +215,6 @@ class Monitor:
         if trial.should_prune():  # a question that Hyperband answers once
             trial.set_user_attr(PRUNED, True)
         return PRUNED in trial.user_attrs
-
-
-class SeededSampler(BaseSampler):
-    """Draws the values of a trial from (seed, trial number, key) and the trials before it.
-
-    A sampler of its own for each draw: what a process drew earlier has no influence. Real numbers
-    are rounded to 4 significant digits, within their bounds.
-    """
-
-    def __init__(self, seed: int, settings: Mapping[str, Any]) -> None:
-        self.seed = seed
-        self.settings = settings
-
-    def infer_relative_search_space(
-        self, study: optuna.Study, trial: FrozenTrial
-    ) -> dict[str, BaseDistribution]:
-        return self._make(trial, "").infer_relative_search_space(study, trial)
-
-    def sample_relative(
-        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
-    ) -> dict[str, Any]:
-        drawn = self._make(trial, "").sample_relative(study, trial, search_space)
-        return {name: _round(value, search_space[name]) for name, value in drawn.items()}
-
-    def sample_independent(
-        self,
-        study: optuna.Study,
-        trial: FrozenTrial,
-        param_name: str,
-        param_distribution: BaseDistribution,
-    ) -> Any:
-        sampler = self._make(trial, param_name)
-        drawn = sampler.sample_independent(study, trial, param_name, param_distribution)
-        return _round(drawn, param_distribution)
-
-    def _make(self, trial: FrozenTrial, key: str) -> BaseSampler:
-        seed = derive(self.seed, "trial", trial.number, key) % 2**32
-        if self.settings["sampler"] == "random":
-            return RandomSampler(seed=seed)
-        with warnings.catch_warnings():  # some arguments are called experimental
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            return TPESampler(seed=seed, n_startup_trials=self.settings["n_startup_trials"])
 
 
 def _check(jobs: Sweep) -> None:
@@ -253,44 +236,3 @@ def _suggest(trial: Trial, axis: Axis) -> str:
         return str(trial.suggest_int(axis.key, low, high, step=step, log=axis.log))
     value = trial.suggest_float(axis.key, axis.low, axis.high, step=axis.step or None, log=axis.log)
     return f"{value:.10g}"
-
-
-def _round(value: Any, distribution: BaseDistribution) -> Any:
-    if not isinstance(distribution, FloatDistribution) or distribution.step is not None:
-        return value
-    rounded = float(f"{value:.{FEW_DIGITS}g}")
-    return min(max(rounded, distribution.low), distribution.high)
-
-
-def _pruner(settings: Mapping[str, Any], max_epochs: int) -> BasePruner:
-    if settings["pruner"] == "median":
-        return MedianPruner(settings["n_warmup_trials"], settings["n_warmup_epochs"])
-    if settings["pruner"] == "hyperband":
-        return HyperbandPruner(min_resource=1, max_resource=max_epochs, reduction_factor=3)
-    return NopPruner()
-
-
-def _storage(path: Path) -> JournalStorage:
-    """Open a journal; a last line that a full disk or a power cut left torn is taken away."""
-    guard = JournalFileSymlinkLock(str(path))
-    try:
-        if path.exists():
-            guard.acquire()
-            try:
-                _mend(path)
-            finally:
-                guard.release()
-        return JournalStorage(JournalFileBackend(str(path), lock_obj=guard))
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"{path} cannot be read ({error}). Restore it from a copy, or delete it: finished "
-            "jobs stay, the search starts anew."
-        ) from None
-
-
-def _mend(path: Path) -> None:
-    with path.open("rb+") as file:
-        text = file.read()
-        whole = text.rfind(b"\n") + 1
-        if whole < len(text):
-            file.truncate(whole)

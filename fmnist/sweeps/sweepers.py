@@ -118,10 +118,13 @@ class Search(JobSweeper):
                 while self._launch(study, outcome, self.settings["n_jobs"]):
                     pass
         except (Interrupted, KeyboardInterrupt):
-            study.tell()
             tell(outcome)
             raise
-        study.tell()
+        finally:
+            study.tell()
+            study.close()
+        for line in study.refused():
+            print(f"Refused: {line}", file=sys.stderr)
         conclude(outcome)
 
     def _launch(self, study: "Study", outcome: Outcome, size: int) -> int:
