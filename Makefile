@@ -2,7 +2,7 @@
 # make test     set up once, then run the tests that need nothing but the environment
 # make setup    make .venv with everything for use, tests and development
 # make check    what has to pass before a commit: format, lint, types, imports, tests
-# make tensorboard   show the runs at http://localhost:6006
+# make tensorboard   show runs and sweeps at http://localhost:6006, to this machine only
 
 SHELL := /bin/sh
 export PYTHON
@@ -29,12 +29,11 @@ check: $(DONE)
 	@$(MAKE) --no-print-directory test
 
 tensorboard: $(DONE)
-	@mkdir -p runs
-	@$(VENV)/bin/tensorboard --logdir runs --host localhost
+	@$(PY) scripts/board.py $(ARGS)
 
 # Made again when the dependencies change; an interrupted set-up is repeated.
 $(DONE): pyproject.toml constraints.txt
 	@sh scripts/make_venv.sh $(VENV)
 	@if [ -t 1 ]; then quiet=; else quiet=-q; fi; \
-	$(PY) -m pip install $$quiet --disable-pip-version-check -c constraints.txt -e ".[optuna,test,dev]"
+	$(PY) -m pip install $$quiet --disable-pip-version-check -c constraints.txt -e ".[optuna,test,browser,dev]"
 	@touch $@

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 import math
 import os
 import time
@@ -14,6 +15,7 @@ import torch
 from pytorch_lightning.callbacks import Callback, Checkpoint
 from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.trainer.states import TrainerFn
+from pytorch_lightning.utilities import rank_zero_only
 from torch import Tensor
 
 Row = dict[str, float]
@@ -21,11 +23,15 @@ Write = Callable[[Path, str], None]
 
 
 class Events(TensorBoardLogger):
-    """TensorBoard events at the top of the run folder, and no other file."""
+    """TensorBoard events at the top of the run folder, and no other file.
 
-    def __init__(self, folder: Path, purge_step: int | None = None) -> None:
+    What an earlier attempt left from `first_step` on is not shown. A first attempt says so too (0):
+    TensorBoard takes the first such mark of a run for its beginning and drops nothing at it.
+    """
+
+    def __init__(self, folder: Path, first_step: int) -> None:
         super().__init__(
-            str(folder), name="", version="", default_hp_metric=False, purge_step=purge_step
+            str(folder), name="", version="", default_hp_metric=False, purge_step=first_step
         )
 
     def save(self) -> None:
@@ -36,13 +42,20 @@ class Events(TensorBoardLogger):
         """Flush only: closing after the fit would start a second file for the test."""
         self.experiment.flush()
 
-    def log_config(self, config: Mapping[str, Any], scores: Mapping[str, float]) -> None:
-        """Show the config as text, and both in HPARAMS; `config` is flat."""
-        plain = {k: v if isinstance(v, int | float | str) else str(v) for k, v in config.items()}
+    @rank_zero_only
+    def log_config(self, config: Mapping[str, Any], scores: Mapping[str, float], step: int) -> None:
+        """Show the config as text, and both in HPARAMS; `config` is flat, `step` the scores'."""
+        from torch.utils.tensorboard.summary import hparams
+
+        plain = {k: v if type(v) in (int, float, str) else json.dumps(v) for k, v in config.items()}
         lines = "\n".join(f"    {key}: {value}" for key, value in plain.items())
         self.experiment.add_text("config", lines)
-        metrics = {f"score/{name.replace('/', '_')}": value for name, value in scores.items()}
-        self.log_hyperparams(plain, metrics)
+        # The page opens with the first five names, so these come before the curves'.
+        self.log_metrics({f"best/{name}": value for name, value in scores.items()}, step)
+        # The first of the three summaries lists columns, and TensorBoard 2.21 takes the list of any
+        # one run for all. Without it the columns are those of all runs, what differs first.
+        for summary in hparams(plain, {})[1:]:  # type: ignore[no-untyped-call]
+            self.experiment.file_writer.add_summary(summary)
 
     def close(self) -> None:
         self.experiment.close()
@@ -99,7 +112,9 @@ class History(Checkpoint):
         self._num_images += len(batch[1]) * trainer.world_size
         self._num_batches = batch_idx + 1
         if (batch_idx + 1) % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
-            point = {"train/loss_step": float(outputs["loss"]), "lr": _learning_rate(trainer)}
+            point = {"train/loss_step": float(outputs["loss"])}
+            if not trainer.is_last_batch:  # or the row of the epoch would repeat it at this step
+                point["lr"] = _learning_rate(trainer)
             self._log(trainer, point)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

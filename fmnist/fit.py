@@ -81,8 +81,8 @@ class _Fit:
         self.resumed = resume_point(folder, self.say)
         self.events: Events | None = None
         if config["logger"]["kind"] == "tensorboard":
-            purge = self.resumed["global_step"] + 1 if self.resumed else None
-            self.events = Events(folder, purge_step=purge)
+            first_step = self.resumed["global_step"] + 1 if self.resumed else 0
+            self.events = Events(folder, first_step)
         self.select_best = config["select"] == "best" and config["data"]["val_size"] > 0
         self.history = History(folder / "metrics.csv", record.write_atomically, self.say)
         self.outputs = Outputs()
@@ -163,7 +163,7 @@ class _Fit:
                 images, labels, probs = self._outputs(split)
                 gallery.evaluation(images, labels, probs, int(rows[-1]["step"]))
         if self.events is not None:
-            self.events.log_config(_hparams(self.run.data), scores)
+            self.events.log_config(_hparams(self.run.data), scores, step=int(row["step"]))
         speeds = [r["images_per_s"] for r in rows]
         self.run.update(
             partial=build.is_partial(self.config) or self.history.cut,

@@ -51,7 +51,7 @@ def print_summary(run: Record) -> None:
         console.print("Only a part of the data was used: these scores say that it runs, no more.")
     console.print(f"Results:     {run.folder}")
     if data["config"]["logger"]["kind"] == "tensorboard":
-        console.print(f"TensorBoard: tensorboard --logdir {run.folder.parent}")
+        console.print("TensorBoard: python scripts/board.py")
     if not data["config"]["name"]:
         console.print(f"Again:       python scripts/resume.py {run.folder}")
 

@@ -64,6 +64,16 @@ def in_training(count: int) -> None:
     Counter(count).wrap(Classifier, "training_step")
 
 
+def in_interruption(count: int) -> None:
+    """Ctrl-C in the `count`-th training step: here there is a chance to clean up."""
+    from fmnist.classifier import Classifier
+
+    def interrupt(*_: Any) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+
+    Counter(count, interrupt).wrap(Classifier, "training_step")
+
+
 def in_validation(count: int) -> None:
     from fmnist.classifier import Classifier
 

@@ -70,7 +70,7 @@ def test_missing_weights_are_no_agreement(tmp_path: Path) -> None:
     assert any("missing" in difference for difference in proof.differences(one, other))
 
 
-@pytest.mark.parametrize("weight", [1.0, 2.0])
+@pytest.mark.parametrize("weight", [pytest.param(1.0, marks=pytest.mark.slow), 2.0])
 def test_verify_kills_and_compares(tmp_path: Path, weight: float) -> None:
     write_run(tmp_path / "source" / "whole")
     write_run(tmp_path / "source" / "killed", weight=weight)

@@ -151,6 +151,8 @@ def test_tensorboard_has_scalars_images_and_the_config(finished: Path) -> None:
         for name in ("samples", "curves", "predictions", "mistakes", "confusion", "reliability")
     }
     assert "config/text_summary" in tags["tensors"]
+    for name, score in record.read(finished).scores.items():
+        assert [e.value for e in events.Scalars(f"best/{name}")] == [pytest.approx(score)]
 
 
 def test_loaded_model_predicts_what_was_recorded(finished: Path, small_files: Path) -> None:

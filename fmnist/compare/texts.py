@@ -38,7 +38,10 @@ def interval(key: str, summary: Summary | None) -> str:
     if summary is None or summary.low is None or summary.high is None:
         return ABSENT
     ends = summary.low, summary.high
-    parts = [f"{100 * end:.2f}" if key.endswith("acc") else f"{end:.4f}" for end in ends]
+    if key.endswith("acc"):  # what lies beyond the scale says nothing
+        parts = [f"{100 * min(max(end, 0.0), 1.0):.2f}" for end in ends]
+    else:
+        parts = [f"{end:.4f}" for end in ends]
     return "\N{EN DASH}".join(parts)
 
 
