@@ -334,7 +334,7 @@ def test_seed_zero_is_a_seed() -> None:
 
 def test_last_epoch_is_selected_when_asked_or_without_validation() -> None:
     for name, extra in (("last", "select=last"), ("all", "data.val_size=0")):
-        done = run.train([*FAST, f"name={name}", extra])
+        done = run.train([*FAST, f"name={name}", extra, "figures=none"])
         assert done.data["selected_on"] == "last"
         assert done.data["best_epoch"] == 2
         assert ("val/acc" in done.scores) == (name == "last")
@@ -360,7 +360,7 @@ def test_auto_means_less_in_a_sweep() -> None:
 
 def test_early_stopping_ends_the_run() -> None:
     done = run.train(
-        [*FAST, "trainer.max_epochs=9", "optim.lr=1e-9", "callbacks=early_stopping", "name=early"]
+        [*FAST, "trainer.max_epochs=9", "optim.lr=1e-9", "callbacks=early_stopping", "figures=none"]
     )
     assert done.data["epochs_done"] == 4
     assert done.data["best_epoch"] == 1
@@ -384,6 +384,7 @@ def test_smoke_is_partial() -> None:
     assert not Path("runs/smoke/figures").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("debug", ["overfit", "profile", "fast"])
 def test_debug_modes_work(debug: str) -> None:
     extra = ["trainer.max_epochs=40"] if debug == "overfit" else []
