@@ -12,7 +12,7 @@ from typing import Any
 import optuna
 import pytest
 from optuna.distributions import FloatDistribution
-from optuna.trial import TrialState
+from optuna.trial import Trial, TrialState
 
 from fmnist import record
 from fmnist.command import Command, read_command
@@ -81,10 +81,14 @@ def trials(folder: str = "s") -> list[tuple[int, dict[str, Any], str, Any]]:
 
 def complete(asked: Command, **settings: Any) -> None:
     study = open_study(asked, **settings)
+    finish_all(study)
+    study.close()
+
+
+def finish_all(study: Study) -> None:
     for _, job in study.propose():
         finish(job)
     study.tell()
-    study.close()
 
 
 def test_a_search_ends_at_n_trials_and_is_topped_up(asked: Command) -> None:
@@ -151,9 +155,7 @@ def interruptions(rng: random.Random, monkeypatch: pytest.MonkeyPatch) -> Callab
     return arm
 
 
-@pytest.mark.parametrize(
-    "seed", [0, *(pytest.param(i, marks=pytest.mark.kill) for i in range(2, 12))]
-)
+@pytest.mark.parametrize("seed", [0, *SLOW_SEEDS])
 def test_killed_and_repeated_proposes_the_same_trials(
     seed: int, asked: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -360,6 +362,27 @@ def test_values_that_do_not_go_together_cost_their_trial_alone() -> None:
     assert len(again.known()) == states.count("COMPLETE")
     assert len(again.refused()) == states.count("FAIL")
     assert "nesterov=true needs optim.optimizer.momentum > 0" in again.refused()[0]
+
+
+def test_a_proposal_that_cannot_run_is_refused_after_a_kill_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    odd = read_command([*BASE, *INVALID, "hydra.sweeper.sampler=random", "name=odd"])
+    settings = {"n_trials": 12, "sampler": "random"}
+
+    def die(*_: Any, **__: Any) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trial, "set_user_attr", die)  # before it is told
+        study = open_study(odd, **settings)
+        with pytest.raises(Killed):
+            finish_all(study)
+        study.close()
+    complete(odd, **settings)
+    states = [state for _, _, state, _ in trials("odd")]
+    assert {"COMPLETE", "FAIL"} == set(states)
+    assert len(states) == 12
 
 
 @pytest.mark.parametrize("name", [".asking", ".journal"])

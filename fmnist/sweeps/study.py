@@ -4,6 +4,7 @@ The study is a journal file in the sweep's folder. Each trial is a job like any 
 tells how it ended, so a study is brought up to date from its folders.
 """
 
+import contextlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -62,8 +63,9 @@ class Study:
 
     def known(self) -> dict[int, Job]:
         """Return the jobs of the trials that the study holds, by number."""
-        trials = [t for t in self._trials() if t.state != TrialState.FAIL]
-        jobs = {trial.number: self._job(self._trial(trial)) for trial in trials}
+        with self._turn():
+            trials = [t for t in self._trials() if t.state != TrialState.FAIL]
+            jobs = {trial.number: self._job(self._trial(trial)) for trial in trials}
         return {number: job for number, job in jobs.items() if job is not None}
 
     def refused(self) -> list[str]:
@@ -77,7 +79,7 @@ class Study:
         """
         while True:
             self.tell()
-            with FileLock(self.jobs.folder / ".asking"):  # one process at a time
+            with self._turn():
                 trial = self._abandoned() or self._new()
                 if trial is None:
                     return
@@ -116,9 +118,10 @@ class Study:
             if self._hold(frozen.number):
                 trial = self._trial(frozen)
                 job = self._job(trial)
-                if job is None or not lock.is_held(job.folder):
+                if job is not None and not lock.is_held(job.folder):
                     return trial
-                self._held.pop(frozen.number).release()
+                if frozen.number in self._held:
+                    self._held.pop(frozen.number).release()
         return None
 
     def _new(self) -> Trial | None:
@@ -128,6 +131,12 @@ class Study:
         self._seen.add(trial.number)
         self._hold(trial.number)
         return trial
+
+    def _turn(self) -> contextlib.AbstractContextManager[None]:
+        """Let one process at a time draw values."""
+        if not self.jobs.folder.exists():  # only looked at
+            return contextlib.nullcontext()
+        return FileLock(self.jobs.folder / ".asking")
 
     def _hold(self, number: int) -> bool:
         """Mark a trial as this process's; False where another one that lives has it."""
