@@ -15,7 +15,7 @@ import everywhere
 import pytest
 import torch
 
-from fmnist import record
+from fmnist import lock, record
 
 TRAIN = str(Path(__file__).resolve().parents[1] / "scripts" / "train.py")
 SHORT = ["data.batch_size=50", "data.val_size=100", "trainer.max_epochs=2", "trainer=cpu"]
@@ -165,11 +165,11 @@ def test_ctrl_c_stops_the_sweep_and_the_line_completes_it(user: User) -> None:
 def test_a_killed_worker_costs_its_own_job(user: User) -> None:
     words = [*SHORT, "trainer.max_epochs=60", "seed=0,1,2,3", "name=s", *POOL]
     process = user.start("-m", *words)
-    lock = user.folder / "sweeps/s/seed=0/.lock"
+    held = user.folder / "sweeps/s/seed=0/.lock"
     deadline = time.monotonic() + 60
-    while not (lock.exists() and "epoch" in lock.read_text()) and time.monotonic() < deadline:
+    while not (held.exists() and "epoch" in held.read_text()) and time.monotonic() < deadline:
         time.sleep(0.05)
-    os.kill(json.loads(lock.read_text())["pid"], signal.SIGKILL)
+    os.kill(json.loads(held.read_text())["pid"], signal.SIGKILL)
     out, err = process.communicate(timeout=120)
     assert process.returncode == 1, err
     assert "4 jobs in sweeps/s: 3 done, 1 failed" in out
@@ -180,16 +180,16 @@ def test_a_killed_worker_costs_its_own_job(user: User) -> None:
 @pytest.mark.slow
 def test_the_end_of_a_killed_pool_ends_its_workers(user: User) -> None:
     process = user.start("-m", *SHORT, "trainer.max_epochs=500", "seed=0,1", "name=s", *POOL)
-    locks = [user.folder / f"sweeps/s/seed={i}/.lock" for i in (0, 1)]
+    folders = [user.folder / f"sweeps/s/seed={i}" for i in (0, 1)]
     deadline = time.monotonic() + 60
-    while not all(lock.exists() for lock in locks) and time.monotonic() < deadline:
+    while not all(map(lock.is_held, folders)) and time.monotonic() < deadline:
         time.sleep(0.05)
     process.kill()
     process.communicate(timeout=60)
     deadline = time.monotonic() + 20
-    while any(lock.exists() for lock in locks) and time.monotonic() < deadline:
+    while any(map(lock.is_held, folders)) and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert not any(lock.exists() for lock in locks)
+    assert not any(map(lock.is_held, folders))
     assert {status for status, *_ in user.table("s").values()} == {"interrupted"}
 
 
