@@ -18,7 +18,6 @@ from fmnist import schema
 from fmnist.errors import UsageError
 from fmnist.messages import (
     CONF_DIR,
-    TARGETS,
     Typed,
     first_line,
     suggest,
@@ -69,8 +68,7 @@ def defaults(overrides: Sequence[str]) -> dict[str, Any]:
 
     For records that older code wrote; only the latter where the overrides fit no more.
     """
-    fields = schema.Trainer.model_fields
-    flat = {f"trainer.{k}": f.default for k, f in fields.items() if not f.is_required()}
+    flat = schema.trainer_defaults()
     try:
         return flat | schema.flatten(check(compose(overrides)))
     except UsageError:
@@ -98,7 +96,7 @@ def check(
             config[key] = str(config[key])
     typed = Typed(overrides, folders)
     check_section(schema.Root, config, "", typed)
-    for section, known in TARGETS.items():
+    for section, known in schema.TARGETS.items():
         _check_target(config, section, known, typed)
     _check_together(config)
     return config

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fmnist import record, report
+from fmnist.compare.table import find_best
 from fmnist.errors import UserError
 
 SCHEMA = 1
@@ -21,8 +22,8 @@ def choose(folder: Path) -> tuple[Path, list[str]]:
     """
     if (folder / record.RECORD).exists():
         return folder, []
-    best, notes = report.best_run([folder]), [f"{folder}: best by val/acc"]
     runs = report.read_runs([folder])
+    best, notes = find_best(runs).folder, [f"{folder}: best by val/acc"]
     left = sum(run.status not in record.ENDED for run in runs)
     if left:
         notes.append(f"{left} of {len(runs)} runs have not ended: another one may turn out best.")

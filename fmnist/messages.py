@@ -13,13 +13,6 @@ from fmnist import schema
 
 CONF_DIR = Path(__file__).resolve().parents[1] / "conf"
 
-# Sections whose arguments depend on their `_target_`.
-TARGETS = {
-    "model": schema.MODELS,
-    "optim.optimizer": schema.OPTIMIZERS,
-    "optim.schedule": schema.SCHEDULES,
-}
-
 
 class Typed(NamedTuple):
     """Where a config's keys come from: the words a user typed, and folders of YAML files."""
@@ -89,7 +82,7 @@ def _where(key: str, folders: Sequence[Path]) -> str:
 
 def _known_keys() -> list[str]:
     keys = _keys(schema.Root, "")
-    for section, known in TARGETS.items():
+    for section, known in schema.TARGETS.items():
         keys += [f"{section}.{name}" for model in known.values() for name in model.model_fields]
     for section, known in (("sweeper", schema.SWEEPERS), ("launcher", schema.LAUNCHERS)):
         models = known.values()

@@ -102,11 +102,6 @@ def _select(runs: Sequence[Run], conditions: Sequence[str]) -> list[Run]:
     return found
 
 
-def best_run(paths: Iterable[Path]) -> Path:
-    """Return the folder of the finished run with the best val/acc; see `table.find_best`."""
-    return table.find_best(read_runs(paths)).folder
-
-
 def print_table(paths: Iterable[Path], top: int | None = None) -> None:
     """Print the leaderboard of the runs at `paths` on stdout; raises as `read_runs`."""
     print_rows(table.build_table(read_runs(paths), top=top))

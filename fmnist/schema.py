@@ -104,6 +104,14 @@ SCHEDULES: dict[str, type[Section]] = {
 }
 
 
+# Sections whose arguments depend on their `_target_`.
+TARGETS: dict[str, dict[str, type[Section]]] = {
+    "model": MODELS,
+    "optim.optimizer": OPTIMIZERS,
+    "optim.schedule": SCHEDULES,
+}
+
+
 class Optim(Section):
     lr: Positive
     optimizer: dict[str, Any]
@@ -240,14 +248,19 @@ LAUNCHERS: dict[str, type[Section]] = {
 
 def all_keys() -> dict[str, Any]:
     """Return every flat key a config of ours can hold, with its default, "" where it has none."""
-    sections = {"model": MODELS, "optim.optimizer": OPTIMIZERS, "optim.schedule": SCHEDULES}
     keys = _defaults(Root, "")
-    for section, known in sections.items():
+    for section, known in TARGETS.items():
         del keys[section]
         keys[f"{section}._target_"] = ""
         for model in known.values():
             keys |= dict.fromkeys(_defaults(model, f"{section}."), "")
     return keys
+
+
+def trainer_defaults() -> dict[str, Any]:
+    """Return Lightning's defaults of the Trainer's arguments, as flat keys."""
+    fields = Trainer.model_fields
+    return {f"trainer.{k}": f.default for k, f in fields.items() if not f.is_required()}
 
 
 def _defaults(model: type[BaseModel], prefix: str) -> dict[str, Any]:

@@ -5,7 +5,7 @@ import pytest
 from run_folders import write_run
 
 from fmnist import report
-from fmnist.compare.table import build_table
+from fmnist.compare.table import build_table, find_best
 from fmnist.errors import UsageError, UserError
 
 
@@ -102,11 +102,11 @@ def test_nothing_readable_and_nothing_that_meets_a_condition_are_errors(runs: Pa
     with pytest.raises(UserError, match="None of 4 runs meets lr=7 and seed=0"):
         report.read_runs([runs], ["lr=7", "seed=0"])
     with pytest.raises(UsageError, match="nowhere does not exist"):
-        report.best_run([Path("nowhere")])
+        find_best(report.read_runs([Path("nowhere")]))
 
 
 def test_best_run_is_a_folder(runs: Path) -> None:
-    best = report.best_run([runs])
+    best = find_best(report.read_runs([runs])).folder
     assert best == Path("sweeps/lr/optim.lr=0.002,data.batch_size=64,seed=1")
     assert (best / "run.json").exists()
 

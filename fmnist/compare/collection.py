@@ -243,8 +243,7 @@ def _defaults(
     run: Run, lacking: Iterable[str], found: dict[tuple[str, ...], Mapping[str, Any]]
 ) -> Mapping[str, Any]:
     """Return flat defaults for `lacking`; composed only where Lightning's are not enough."""
-    fields = schema.Trainer.model_fields
-    trainer = {f"trainer.{k}": f.default for k, f in fields.items() if not f.is_required()}
+    trainer = schema.trainer_defaults()
     if all(key in trainer for key in lacking):
         return trainer
     words = tuple(w for w in run.overrides if _chooses_group(w))

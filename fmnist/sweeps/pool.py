@@ -14,7 +14,7 @@ from typing import IO, NamedTuple
 from hydra.core.utils import JobReturn, JobStatus
 
 from fmnist.errors import BusyError, UserError, raising
-from fmnist.sweeps.jobs import Task, num_processors
+from fmnist.sweeps.jobs import Task
 from fmnist.sweeps.launchers import JobLauncher
 
 STOP_S = 60.0  # for the workers to come to a safe point after Ctrl-C
@@ -170,6 +170,11 @@ def _result(overrides: Sequence[str], ended: Ended) -> JobReturn:
         return JobReturn(overrides, status=JobStatus.COMPLETED, _return_value=ended.value)
     error = BusyError(ended.text) if ended.kind == BusyError.__name__ else UserError(ended.text)
     return JobReturn(overrides, status=JobStatus.FAILED, _return_value=error)
+
+
+def num_processors() -> int:
+    """Return how many processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _gpus() -> list[str]:

@@ -178,12 +178,10 @@ def note_failures(outcome: Outcome, jobs: Iterable[Job], returns: Sequence[JobRe
             outcome.note(job, result._return_value)
 
 
-def launch(
-    launcher: Launcher, jobs: Iterable[Sequence[str]], first: int = 0
-) -> Sequence[JobReturn]:
+def launch(launcher: Launcher, jobs: Iterable[Sequence[str]]) -> Sequence[JobReturn]:
     """Hand jobs to a launcher: as they come to one of ours, as a list to another."""
     given = jobs if isinstance(launcher, JobLauncher) else list(jobs)
-    return launcher.launch(given, initial_job_idx=first) if given else []  # type: ignore[arg-type]
+    return launcher.launch(given, initial_job_idx=0) if given else []  # type: ignore[arg-type]
 
 
 def arguments(job: Job, **search: Any) -> list[str]:
