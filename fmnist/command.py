@@ -3,7 +3,7 @@
 import copy
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -123,10 +123,7 @@ def points(command: Command) -> Iterator[tuple[list[str], dict[str, Any]]]:
                 varied = [word for _, word in chosen]
                 if files not in composed:
                     composed[files] = _compose(command, [*case, *varied])
-                cfg = copy.deepcopy(composed[files])
-                for axis, word in chosen:
-                    if not axis.is_group:
-                        _set(cfg, axis, word)
+                cfg = _with(composed[files], chosen)
                 typed = [*command.typed, *case, *varied]
                 yield [*case, *varied], check(cfg, typed, command.folders)
 
@@ -136,12 +133,8 @@ def point(command: Command, varied: Mapping[str, str]) -> dict[str, Any]:
     chosen = [(axis, axis.word(varied[key])) for key, axis in command.axes.items()]
     typed = [word for _, word in chosen]
     with words.composing():
-        if any(axis.is_group for axis, _ in chosen):
-            cfg = _compose(command, typed)
-        else:
-            cfg = copy.deepcopy(command.cfg)
-            for axis, word in chosen:
-                _set(cfg, axis, word)
+        has_groups = any(axis.is_group for axis, _ in chosen)
+        cfg = _compose(command, typed) if has_groups else _with(command.cfg, chosen)
     return check(cfg, [*command.typed, *typed], command.folders)
 
 
@@ -151,17 +144,25 @@ def _compose(command: Command, varied: Sequence[str]) -> DictConfig:
     return words.compose(command.fixed + more)[0]
 
 
-def _set(cfg: DictConfig, axis: Axis, word: str) -> None:
-    """Change one value of a composed config, forty times faster than composing anew."""
-    (override,) = words.parse([word])
-    OmegaConf.update(cfg, axis.key, override.value())
+def _with(cfg: DictConfig, chosen: Iterable[tuple[Axis, str]]) -> DictConfig:
+    """Return a composed config with other values, forty times faster than composing anew.
+
+    The files it is made of stay: a word that chooses one is passed over.
+    """
+    changed = copy.deepcopy(cfg)
+    for axis, word in chosen:
+        if not axis.is_group:
+            (override,) = words.parse([word])
+            OmegaConf.update(changed, axis.key, override.value())
+    return changed
 
 
-def _first(command: Command) -> DictConfig:
-    case = next(iter(command.cases.values()), [])
-    return _compose(
-        command, [*case, *(axis.word(axis.values[0]) for axis in command.axes.values())]
-    )
+def _first(command: Command, case: Sequence[str] | None = None, **chosen: str) -> DictConfig:
+    """Compose with a case and the first value of each axis, but for those that are `chosen`."""
+    if case is None:
+        case = next(iter(command.cases.values()), [])
+    axes = command.axes.values()
+    return _compose(command, [*case, *(a.word(chosen.get(a.key, a.values[0])) for a in axes)])
 
 
 def _check_sweep(command: Command, overrides: Sequence[str]) -> None:
@@ -174,16 +175,12 @@ def _check_sweep(command: Command, overrides: Sequence[str]) -> None:
         for value in axis.values[1:]:
             word = axis.word(value)
             if axis.is_group:
-                others = [a.word(a.values[0]) for a in command.axes.values() if a != axis]
-                case = next(iter(command.cases.values()), [])
-                candidate = _compose(command, [*case, *others, word])
+                candidate = _first(command, **{axis.key: value})
             else:
-                candidate = copy.deepcopy(command.cfg)
-                _set(candidate, axis, word)
+                candidate = _with(command.cfg, [(axis, word)])
             check(candidate, [*overrides, word], command.folders)
     for case in list(command.cases.values())[1:]:
-        firsts = [axis.word(axis.values[0]) for axis in command.axes.values()]
-        check(_compose(command, [*case, *firsts]), [*overrides, *case], command.folders)
+        check(_first(command, case), [*overrides, *case], command.folders)
     if command.is_search and not command.axes:
         raise UsageError(
             "A search needs a key to vary, such as optim.lr='tag(log, interval(1e-4,1e-2))'."
