@@ -6,7 +6,7 @@ import platform
 import signal
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,6 @@ from fmnist.watch import Phases, ProgressBar, Prune, StopOnSignal
 
 Say = Callable[[str], None]
 Config = dict[str, Any]
-Monitor = Callable[[Sequence[Mapping[str, float]]], bool]
 
 
 def fit(
@@ -35,7 +34,7 @@ def fit(
     data: FashionMNISTData,
     module: Classifier,
     lock: Lock | None,
-    monitor: Monitor | None = None,
+    monitor: record.Monitor | None = None,
 ) -> None:
     """Carry the run in `run.folder` to its end, from its checkpoint if there is one.
 
@@ -72,7 +71,7 @@ class _Fit:
         data: FashionMNISTData,
         module: Classifier,
         watchers: list[pl.Callback],
-        monitor: Monitor | None,
+        monitor: record.Monitor | None,
     ) -> None:
         self.run, self.config, self.data, self.module = run, config, data, module
         self.say = Log(run.folder / "train.log") if run.writes else _say_nothing

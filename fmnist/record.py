@@ -53,6 +53,7 @@ NOT_IDENTITY = {
     "trainer.enable_model_summary",
 }
 _ABSENT = "(not set)"
+Monitor = Callable[[Sequence[Mapping[str, float]]], bool]  # rows of metrics.csv -> prune?
 Defaults = Callable[[Sequence[str]], Mapping[str, Any]]  # overrides -> flat config
 
 

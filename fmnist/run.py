@@ -13,7 +13,7 @@ import os
 import shlex
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from fmnist.model import Model
 
 RUNS = Path("runs")
-Monitor = Callable[[Sequence[Mapping[str, float]]], bool]
 FOLDER_VARIABLE = "FMNIST_RUN_FOLDER"  # from the first process of a run to those it starts
 DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
 
@@ -38,7 +37,7 @@ def train(
     *,
     overrides: Sequence[str] = (),
     folder: Path | None = None,
-    monitor: Monitor | None = None,
+    monitor: record.Monitor | None = None,
 ) -> record.Record:
     """Train what `cfg` asks for, or return the stored record where that was done before.
 
@@ -75,7 +74,7 @@ def _start(
     overrides: Sequence[str],
     place: Path | None,
     is_named: bool,
-    monitor: Monitor | None,
+    monitor: record.Monitor | None,
 ) -> record.Record:
     """Build all that can fail, claim the folder `place` or a new one, and train in it."""
     from fmnist import build
@@ -176,7 +175,7 @@ def _fit_recorded(
     data: Any,
     module: Any,
     lock: Lock,
-    monitor: Monitor | None,
+    monitor: record.Monitor | None,
 ) -> None:
     """Fit, and let run.json tell the truth however it ends."""
     from fmnist.fit import fit

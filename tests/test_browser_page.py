@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from pages import watched
 from run_folders import read, write_history, write_run
 
 from fmnist.compare import page as pages
@@ -26,14 +27,9 @@ PIXEL = bytes.fromhex(
 @pytest.fixture
 def page(browser: Any) -> Iterator["Page"]:
     """A page on which any error in a script, and any request but for the file, fails the test."""
-    errors: list[str] = []
-    opened = browser.new_page(viewport={"width": 1280, "height": 900})
-    opened.set_default_timeout(5000)
-    opened.on("pageerror", lambda error: errors.append(str(error)))
-    opened.on("request", lambda r: r.url.startswith(("file:", "data:")) or errors.append(r.url))
-    yield opened
-    opened.close()
-    assert errors == []
+    with watched(browser, (1280, 900), timeout_ms=5000) as (opened, errors):
+        opened.on("request", lambda r: r.url.startswith(("file:", "data:")) or errors.append(r.url))
+        yield opened
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from board_server import serving
 from conftest import PROJECT
+from pages import watched
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from fmnist import record, schema
@@ -90,13 +91,8 @@ def board(request: pytest.FixtureRequest, folder: Path) -> Iterator[Board]:
 @pytest.fixture
 def page(browser: Any) -> Iterator["Page"]:
     """A page on which any error in a script fails the test."""
-    errors: list[str] = []
-    opened = browser.new_page(viewport={"width": 1600, "height": 1000})
-    opened.set_default_timeout(20_000)
-    opened.on("pageerror", lambda error: errors.append(str(error)))
-    yield opened
-    opened.close()
-    assert errors == []
+    with watched(browser, (1600, 1000), timeout_ms=20_000) as (opened, _):
+        yield opened
 
 
 def wait_for_events(board: Board) -> None:
