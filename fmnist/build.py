@@ -1,6 +1,7 @@
 """From a checked config to the objects of a run. Imports torch, so run.py calls it late."""
 
 import contextlib
+import functools
 import logging
 import os
 import random
@@ -22,7 +23,7 @@ from torch import nn
 
 from fmnist import schema, seeds
 from fmnist.augment import Augment
-from fmnist.classifier import Classifier
+from fmnist.classifier import Classifier, Schedule
 from fmnist.data import FashionMNISTData
 from fmnist.errors import UsageError
 from fmnist.models import NUM_CLASSES
@@ -109,10 +110,16 @@ def classifier(config: Mapping[str, Any]) -> Classifier:
         net=net(config),
         optimizer=_instantiate("optim.optimizer", {**optim["optimizer"], "_partial_": True}),
         lr=optim["lr"],
-        schedule=_instantiate("optim.schedule", {**optim["schedule"], "_partial_": True}),
+        schedule=_schedule(optim["schedule"]),
         seed=config["seed"],
         test_flip=config["augment"]["test_flip"],
     )
+
+
+def _schedule(values: Mapping[str, Any]) -> Schedule:
+    """Bind the arguments; Hydra's own partial checks its target anew, 60 us of every step."""
+    function = hydra.utils.get_method(values["_target_"])
+    return functools.partial(function, **{k: v for k, v in values.items() if k[0] != "_"})
 
 
 def check_trainer(config: Mapping[str, Any]) -> None:
@@ -144,6 +151,8 @@ def trainer(
     if arguments.get("profiler"):
         arguments["profiler"] = _profiler(arguments["profiler"], folder)
     callbacks = [*_chosen_callbacks(config), *callbacks]
+    if arguments.get("precision") == "auto":
+        arguments["precision"] = fastest_precision(arguments["accelerator"])
     if config["data"]["val_size"] == 0:
         arguments["limit_val_batches"] = 0
     has_bar = any(isinstance(c, pl.callbacks.ProgressBar) for c in callbacks)
@@ -158,6 +167,18 @@ def trainer(
         )
     except (MisconfigurationException, ValueError) as error:
         raise UsageError(f"trainer: {str(error).strip().splitlines()[0]}") from None
+
+
+def fastest_precision(accelerator: str) -> str:
+    """Return bf16-mixed where the device multiplies bfloat16 natively, else 32-true."""
+    if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    elif accelerator in ("auto", "gpu", "mps") and torch.backends.mps.is_available():
+        native = False
+    else:
+        can = torch.cpu.get_capabilities()
+        native = bool(can.get("avx512_bf16") or can.get("amx_bf16"))
+    return "bf16-mixed" if native else "32-true"
 
 
 def _chosen_callbacks(config: Mapping[str, Any]) -> list[pl.Callback]:

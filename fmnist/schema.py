@@ -150,7 +150,7 @@ class Trainer(Section):
     precision: (
         Literal[16, 32, 64]
         | Literal["16-true", "16-mixed", "bf16-true", "bf16-mixed", "32-true", "64-true"]
-        | Literal["transformer-engine", "transformer-engine-float16"]
+        | Literal["transformer-engine", "transformer-engine-float16", "auto"]
         | None
     ) = None
     fast_dev_run: bool | Count = False

@@ -13,7 +13,7 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from fmnist import classifier, config, record, run
+from fmnist import build, classifier, config, record, run
 from fmnist.callbacks import Checkpoints
 from fmnist.errors import Interrupted, UsageError, UserError
 from fmnist.fit import resume_point
@@ -113,7 +113,7 @@ def test_record_tells_what_happened(finished: Path) -> None:
     assert data["seed"] == 0
     assert data["num_parameters"] == 225_034
     assert data["device"] == "cpu"
-    assert data["precision"] == "32-true"
+    assert data["precision"] == build.fastest_precision("cpu")
     assert data["selected_on"] == "val"
     assert data["partial"] is False
     assert data["attempts"][0]["start_epoch"] == 0
@@ -313,7 +313,7 @@ def test_diverging_run_fails_and_keeps_the_last_good_checkpoint(
         loss = step(self, batch, index)
         if self.current_epoch == 1 and index == 3:
             loss = loss * float("nan")
-            self._losses[-1] = loss.detach()
+            self._steps[-1] = (loss.detach(), *self._steps[-1][1:])
         return loss
 
     monkeypatch.setattr(classifier.Classifier, "training_step", diverge)
@@ -509,14 +509,14 @@ def test_resuming_under_other_conditions_is_said(
     folder = stop_after_one_epoch(monkeypatch, "name=other", "figures=none")
     path = folder / "run.json"
     data = json.loads(path.read_text())
-    data |= {"precision": "bf16-mixed", "num_processes": 2, "commit": "abc"}
+    data |= {"precision": "64-true", "num_processes": 2, "commit": "abc"}
     data["versions"]["torch"] = "1.0"
     path.write_text(json.dumps(data))
     assert run.train([*FAST, "name=other", "figures=none"]).status == "finished"
     said = capsys.readouterr().err
     assert "not bit-equal from here: " in said
     for change in (
-        "precision was bf16-mixed, is 32-true",
+        "precision was 64-true, is ",
         "num_processes was 2, is 1",
         "torch was",
     ):
