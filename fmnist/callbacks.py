@@ -109,8 +109,8 @@ class History(Checkpoint):
         batch_idx: int,
     ) -> None:
         self._trained = time.perf_counter()
-        self._num_images += len(batch[1]) * trainer.world_size
         self._num_batches = batch_idx + 1
+        self._num_images = self._num_batches * len(batch[1]) * trainer.world_size
         if (batch_idx + 1) % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             point = {"train/loss_step": float(outputs["loss"])}
             if not trainer.is_last_batch:  # or the row of the epoch would repeat it at this step

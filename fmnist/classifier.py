@@ -8,6 +8,8 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
+from pytorch_lightning.plugins.precision import MixedPrecision, Precision
+from pytorch_lightning.utilities.enums import GradClipAlgorithmType
 from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -18,6 +20,7 @@ from fmnist import seeds
 from fmnist.errors import UserError
 
 Schedule = Callable[[float], float]
+Step = tuple[Tensor, Tensor, Tensor]  # loss, logits (B, K), labels (B,)
 
 
 class OptimizerFactory(Protocol):
@@ -39,7 +42,7 @@ class Tally(Metric):
         self.add_state("num_images", torch.tensor(0), dist_reduce_fx="sum")
 
     def update(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
-        """Count a batch: `loss` is its mean, logits (B, K), labels (B,)."""
+        """Count images: `loss` is their mean, logits (N, K), labels (N,)."""
         self.loss_sum += loss.detach() * len(labels)
         self.num_correct += (logits.argmax(dim=1) == labels).sum()
         self.num_images += len(labels)
@@ -78,7 +81,7 @@ class Classifier(pl.LightningModule):
         self.test_flip = test_flip
         self.tallies = nn.ModuleDict({f"{s}_split": Tally() for s in ("train", "val", "test")})
         self.scores: dict[str, float] = {}
-        self._losses: list[Tensor] = []  # of the steps not yet checked for NaN
+        self._steps: list[Step] = []  # not yet counted
 
     def forward(self, images: Tensor) -> Tensor:
         return self.net(images)  # type: ignore[no-any-return]
@@ -100,6 +103,23 @@ class Classifier(pl.LightningModule):
             "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
         }
 
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip also with a fused optimizer in bf16, where no gradient is scaled.
+
+        Lightning 2.6 refuses that, as it should where a GradScaler is at work (16-mixed).
+        """
+        plugin = self.trainer.precision_plugin
+        if isinstance(plugin, MixedPrecision) and plugin.scaler is None:
+            kind = GradClipAlgorithmType(gradient_clip_algorithm or "norm")
+            Precision.clip_gradients(plugin, optimizer, gradient_clip_val or 0.0, kind)
+        else:
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+
     def on_train_epoch_start(self) -> None:
         seed = seeds.derive(self.seed, "dropout", self.current_epoch, self.global_rank)
         torch.manual_seed(seed)
@@ -112,16 +132,16 @@ class Classifier(pl.LightningModule):
         images, labels = batch
         logits = self.net(images)
         loss = F.cross_entropy(logits, labels)
-        self._tally("train").update(loss, logits, labels)
-        self._losses.append(loss.detach())
+        self._steps.append((loss.detach(), logits.detach(), labels))
         return loss
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        # Counted many at a time: one read from the device, a few calls instead of a few per step.
         if (batch_idx + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
-            self._check_losses(batch_idx)
+            self._count_steps(batch_idx)
 
     def on_train_epoch_end(self) -> None:
-        self._check_losses(int(self.trainer.num_training_batches) - 1)
+        self._count_steps(int(self.trainer.num_training_batches) - 1)
         self._log_scores("train")
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> dict[str, Tensor]:
@@ -155,15 +175,17 @@ class Classifier(pl.LightningModule):
         assert isinstance(tally, Tally)
         return tally
 
-    def _check_losses(self, batch_idx: int) -> None:
-        """Stop at the first non-finite loss since the last check; one read from the device."""
-        if not self._losses:
+    def _count_steps(self, batch_idx: int) -> None:
+        """Count the steps up to `batch_idx` that are not counted; stop at a non-finite loss."""
+        if not self._steps:
             return
-        finite = torch.stack(self._losses).isfinite()
-        first = batch_idx + 1 - len(self._losses)
-        self._losses.clear()
+        losses, logits, labels = zip(*self._steps, strict=True)
+        self._steps.clear()
+        every = torch.stack(losses).float()
+        self._tally("train").update(every.mean(), torch.cat(logits), torch.cat(labels))
+        finite = every.isfinite()
         if not finite.all():
-            batch = first + int((~finite).nonzero()[0, 0])
+            batch = batch_idx + 1 - len(losses) + int((~finite).nonzero()[0, 0])
             step = self.current_epoch * int(self.trainer.num_training_batches) + batch
             raise UserError(
                 f"The loss is not finite at epoch {self.current_epoch + 1}, step {step + 1} "

@@ -49,6 +49,8 @@ class Batches:
         self.rank = rank
         self.num_ranks = num_ranks
         self.epoch = 0
+        self.order = indices
+        self.draws: Mapping[str, Tensor] = {}
 
     @property
     def batch_sampler(self) -> "_EpochSetter":
@@ -61,6 +63,12 @@ class Batches:
         return math.ceil(len(self.indices) / self.batch_size)
 
     def __iter__(self) -> Iterator[Batch]:
+        self.draw()
+        for i in range(len(self)):
+            yield self.batch(i)
+
+    def draw(self) -> None:
+        """Draw the order and the augmentation of `epoch`, on the CPU: the same for every device."""
         order, draws = self.indices, {}
         if self.seed is not None:
             epoch = self.epoch if self.reshuffle else 0
@@ -69,15 +77,21 @@ class Batches:
             if self.augment:
                 draws = dict(self.augment.draw(len(self.images), self.seed, epoch))
         device = self.images.device
-        order = order.to(device)
-        draws = {name: values.to(device) for name, values in draws.items()}
-        for i in range(len(self)):
-            chosen = order[i * self.batch_size : (i + 1) * self.batch_size]
-            chosen = chosen[self.rank :: self.num_ranks]
-            images = self.images[chosen]
-            if self.augment and draws:
-                images = self.augment(images, {k: v[chosen] for k, v in draws.items()})
-            yield images, self.labels[chosen]
+        self.order = order.to(device)
+        self.draws = {name: values.to(device) for name, values in draws.items()}
+
+    def batch(self, i: int) -> Batch:
+        """Return batch `i` of what was last drawn."""
+        chosen = self.order[i * self.batch_size : (i + 1) * self.batch_size]
+        return self.gather(chosen[self.rank :: self.num_ranks], self.draws)
+
+    def gather(self, chosen: Tensor, draws: Mapping[str, Tensor]) -> Batch:
+        """Return the images at `chosen` (B,), augmented by their rows of `draws`, and labels."""
+        images = self.images.index_select(0, chosen)
+        if self.augment and draws:
+            rows = {name: values.index_select(0, chosen) for name, values in draws.items()}
+            images = self.augment(images, rows)
+        return images, self.labels.index_select(0, chosen)
 
 
 class _EpochSetter:

@@ -15,7 +15,7 @@ import torch
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 from torch import Tensor
 
-from fmnist import CLASSES, build, record, schema, sources
+from fmnist import CLASSES, build, chunks, record, schema, sources
 from fmnist.callbacks import Checkpoints, Events, History, Outputs
 from fmnist.classifier import Classifier
 from fmnist.data import FashionMNISTData
@@ -98,6 +98,14 @@ class _Fit:
         if bar and run.writes and sys.stderr.isatty():
             callbacks.append(ProgressBar())
         self.trainer = build.trainer(config, folder, callbacks, self.events)
+        self._choose_loop()
+
+    def _choose_loop(self) -> None:
+        needs = chunks.why_not(self.trainer, self.module, (History, ProgressBar, StopOnSignal))
+        if needs is None:
+            chunks.install(self.trainer)
+        else:
+            self.say(f"Note: {needs} needs Lightning's own loop, which is slower.")
 
     def carry_out(self) -> None:
         self._open_attempt()

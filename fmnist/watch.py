@@ -144,8 +144,11 @@ class ProgressBar(LightningProgressBar):
         if self._progress is None or now - self._updated < 0.1:
             return
         self._updated = now
-        sums = pl_module.tallies["train_split"].compute()  # type: ignore[index,union-attr]
-        numbers = f"loss {sums['loss']:.3f}  acc {sums['acc']:.1%}"
+        tally: Any = pl_module.tallies["train_split"]  # type: ignore[index]
+        numbers = ""
+        if tally.update_called:
+            sums = tally.compute()
+            numbers = f"loss {sums['loss']:.3f}  acc {sums['acc']:.1%}"
         self._progress.update(self._task, completed=batch_idx + 1, numbers=numbers)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

@@ -169,7 +169,7 @@ def test_non_finite_loss_names_epoch_and_step(batches: Batches, bad: float) -> N
         loss = whole_step(self, batch, index)
         if next(steps) == 6 + 3:
             loss = loss * bad
-            self._losses[-1] = loss.detach()
+            self._steps[-1] = (loss.detach(), *self._steps[-1][1:])
         return loss
 
     module.training_step = step.__get__(module)  # type: ignore[method-assign]

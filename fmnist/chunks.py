@@ -1,0 +1,139 @@
+"""Training many batches between two visits of Lightning's hooks, which cost more than a step."""
+
+from typing import Protocol
+
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.loops.fetchers import _DataFetcher
+from pytorch_lightning.loops.training_epoch_loop import _TrainingEpochLoop
+from pytorch_lightning.plugins.precision import MixedPrecision, Precision
+from pytorch_lightning.profilers import PassThroughProfiler
+from pytorch_lightning.strategies import SingleDeviceStrategy
+from torch import Tensor
+from torch.optim.lr_scheduler import LambdaLR
+
+from fmnist.classifier import Classifier
+from fmnist.data import Batch, Batches
+
+PER_STEP_HOOKS = (
+    "on_train_batch_start",
+    "on_train_batch_end",
+    "on_before_zero_grad",
+    "on_before_backward",
+    "on_after_backward",
+    "on_before_optimizer_step",
+)
+
+
+class Steps(Protocol):
+    def run(self, begin: int, end: int) -> tuple[Tensor, Batch]:
+        """Train on batches `begin` to `end` - 1 of the epoch; return the last loss and batch."""
+        ...
+
+
+class ChunkedLoop(_TrainingEpochLoop):
+    """Lightning's epoch loop, with all steps between two points of the log as one.
+
+    The steps, their order and the state that is saved are those of the loop it replaces. Hooks of
+    batches are called for the last batch of a chunk only: see `why_not`.
+    """
+
+    def __init__(self, trainer: pl.Trainer) -> None:
+        replaced = trainer.fit_loop.epoch_loop
+        super().__init__(trainer, replaced.min_steps, replaced.max_steps)
+        self._steps: Steps | None = None
+
+    def advance(self, data_fetcher: _DataFetcher) -> None:
+        if self.restarting:  # an epoch that was complete when it was saved
+            super().advance(data_fetcher)
+            return
+        self.val_loop.restarting = False
+        trainer, module = self.trainer, self.trainer.lightning_module
+        assert isinstance(module, Classifier)
+        begin, every = self.batch_idx + 1, trainer.log_every_n_steps
+        end = min((begin // every + 1) * every, int(trainer.num_training_batches))
+        loss, batch = self._train(module, begin, end)
+        self._count(end - begin)
+        self.batch_progress.is_last_batch = end == trainer.num_training_batches
+        for callback in trainer.callbacks:
+            callback.on_train_batch_end(trainer, module, {"loss": loss}, batch, end - 1)
+        module.on_train_batch_end({"loss": loss}, batch, end - 1)
+
+    def _train(self, module: Classifier, begin: int, end: int) -> tuple[Tensor, Batch]:
+        batches = self.trainer.train_dataloader
+        assert isinstance(batches, Batches)
+        if begin == 0:
+            batches.draw()
+        if self._steps is None:
+            self._steps = EagerSteps(self.trainer, module, batches)
+        return self._steps.run(begin, end)
+
+    def _count(self, num_steps: int) -> None:
+        """Move on all the counters that a checkpoint holds."""
+        optimizer = self.automatic_optimization.optim_progress.optimizer
+        counters = (
+            self.batch_progress,
+            optimizer.step,
+            optimizer.zero_grad,
+            self.scheduler_progress,
+        )
+        for counter in counters:
+            counter.total.increment_by(num_steps)
+            counter.current.increment_by(num_steps)
+        self._batches_that_stepped += num_steps - 1  # the last one by on_advance_end
+
+
+class EagerSteps:
+    """Steps one by one: forward, backward, optimizer, schedule."""
+
+    def __init__(self, trainer: pl.Trainer, module: Classifier, batches: Batches) -> None:
+        self.module, self.batches = module, batches
+        self.context = trainer.precision_plugin.forward_context
+        self.optimizer = trainer.optimizers[0]
+        self.clip = trainer.gradient_clip_val, trainer.gradient_clip_algorithm
+        scheduler = trainer.lr_scheduler_configs[0].scheduler
+        assert isinstance(scheduler, LambdaLR)
+        self.scheduler = scheduler
+
+    def run(self, begin: int, end: int) -> tuple[Tensor, Batch]:
+        for i in range(begin, end):
+            batch = self.batches.batch(i)
+            with self.context():
+                loss = self.module.training_step(batch, i)
+            self.optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            if self.clip[0] is not None:
+                self.module.configure_gradient_clipping(self.optimizer, *self.clip)
+            self.optimizer.step()
+            self.scheduler.step()
+        return loss.detach(), batch
+
+
+def install(trainer: pl.Trainer) -> None:
+    trainer.fit_loop.epoch_loop = ChunkedLoop(trainer)
+
+
+def why_not(trainer: pl.Trainer, module: pl.LightningModule, known: tuple[type, ...]) -> str | None:
+    """Name the setting that needs Lightning's own loop, or return None.
+
+    `known` are the callbacks whose hooks of batches may be called for the last of a chunk only.
+    """
+    strategy, precision = trainer.strategy, trainer.precision_plugin
+    reasons = {
+        "trainer.accumulate_grad_batches": trainer.accumulate_grad_batches > 1,
+        "trainer.max_steps": trainer.max_steps != -1,
+        "trainer.val_check_interval": trainer.val_check_interval != 1.0,
+        "trainer.profiler": not isinstance(trainer.profiler, PassThroughProfiler),  # type: ignore[attr-defined]
+        "trainer.strategy": type(strategy) is not SingleDeviceStrategy,
+        "trainer.precision": type(precision) not in (Precision, MixedPrecision)
+        or getattr(precision, "scaler", None) is not None,
+        "the network's class": type(module) is not Classifier,
+    }
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if not isinstance(callback, known) and _has_hooks_of_steps(callback):
+            reasons[f"the callback {type(callback).__name__}"] = True
+    return next((setting for setting, is_on in reasons.items() if is_on), None)
+
+
+def _has_hooks_of_steps(callback: Callback) -> bool:
+    return any(getattr(type(callback), h) is not getattr(Callback, h) for h in PER_STEP_HOOKS)

@@ -1,0 +1,102 @@
+"""Chunks of steps against Lightning's own loop: bit for bit the same training."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+
+from fmnist import chunks, run
+
+FAST = ["data.batch_size=50", "data.val_size=100", "trainer.max_epochs=3", "trainer=cpu"]
+
+pytestmark = pytest.mark.usefixtures("small_data", "workdir")
+
+
+def train(monkeypatch: pytest.MonkeyPatch, plain: bool, *overrides: str) -> Path:
+    with monkeypatch.context() as patch:
+        if plain:
+            patch.setattr(chunks, "why_not", lambda *_: "this test")
+        name = "plain" if plain else "chunked"
+        return run.train([*FAST, f"name={name}", "figures=none", *overrides]).folder
+
+
+def same(one: Any, other: Any, where: str = "") -> list[str]:
+    """List where two checkpoints differ."""
+    if isinstance(one, dict):
+        keys = {*one, *other}
+        return [d for k in keys for d in same(one.get(k), other.get(k), f"{where}.{k}")]
+    if isinstance(one, list | tuple):
+        pairs = zip(one, other, strict=True)
+        return [d for i, (a, b) in enumerate(pairs) for d in same(a, b, f"{where}[{i}]")]
+    equal = torch.equal(one, other) if isinstance(one, torch.Tensor) else repr(one) == repr(other)
+    return [] if equal else [f"{where}: {one} != {other}"]
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        [],
+        ["trainer.log_every_n_steps=3"],
+        ["trainer.log_every_n_steps=1000"],
+        ["trainer.gradient_clip_val=0.1"],
+        ["trainer.precision=32-true", "model.dropout=0.5", "augment=strong"],
+        ["trainer.precision=bf16-mixed", "model.dropout=0.5", "augment=strong"],
+        ["trainer.limit_train_batches=7"],
+        ["trainer.check_val_every_n_epoch=2"],
+        ["trainer.overfit_batches=2"],
+        ["data.val_size=0", "optim=sgd"],
+        ["callbacks.early_stopping.patience=1"],
+    ],
+    ids=lambda overrides: " ".join(overrides) or "defaults",
+)
+def test_chunks_train_as_lightnings_loop_does(
+    monkeypatch: pytest.MonkeyPatch, overrides: list[str]
+) -> None:
+    folders = [train(monkeypatch, plain, *overrides) for plain in (True, False)]
+    states = [
+        torch.load(f / "checkpoints" / "last.ckpt", map_location="cpu", weights_only=True)
+        for f in folders
+    ]
+    for state in states:
+        for row in state["callbacks"]["History"]["rows"]:
+            row |= {"images_per_s": 0, "epoch_s": 0}
+    assert same(*states) == []
+    assert states[1]["global_step"] > 0
+
+
+@pytest.mark.parametrize(
+    ("override", "reason"),
+    [
+        ("trainer.accumulate_grad_batches=2", "trainer.accumulate_grad_batches"),
+        ("trainer.max_steps=5", "trainer.max_steps"),
+        ("trainer.max_time=00:01:00:00", "the callback Timer"),
+        ("trainer.val_check_interval=0.5", "trainer.val_check_interval"),
+        ("trainer.profiler=simple", "trainer.profiler"),
+        ("callbacks.ema.decay=0.9", "the callback EMAWeightAveraging"),
+    ],
+)
+def test_what_needs_every_step_takes_lightnings_loop_and_says_so(
+    capsys: pytest.CaptureFixture[str], override: str, reason: str
+) -> None:
+    folder = run.train([*FAST, "name=own", "figures=none", override]).folder
+    note = f"Note: {reason} needs Lightning's own loop, which is slower."
+    assert note in capsys.readouterr().err
+    assert note in (folder / "train.log").read_text()
+
+
+def test_nothing_is_said_of_an_ordinary_run(capsys: pytest.CaptureFixture[str]) -> None:
+    run.train([*FAST, "name=ordinary", "figures=none"])
+    assert "Note" not in capsys.readouterr().err
+
+
+def test_a_callback_that_sees_batches_is_found() -> None:
+    class Watch(pl.Callback):
+        def on_after_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None: ...
+
+    class Quiet(pl.Callback):
+        def on_train_epoch_end(self, *_: Any) -> None: ...
+
+    assert chunks._has_hooks_of_steps(Watch())
+    assert not chunks._has_hooks_of_steps(Quiet())
