@@ -106,14 +106,17 @@ def test_a_second_backward_is_refused(images: Tensor) -> None:
 
 @pytest.mark.parametrize("precision", ["float32", "autocast"])
 def test_network_trains_step_by_step_as_its_plain_layers_do(precision: str) -> None:
-    """The same ten steps of Adam, with the fused blocks and layer by layer."""
+    """The same ten steps, with the fused blocks and layer by layer.
+
+    Of SGD: the first steps of Adam are all signs, and rounding may turn that of a gradient near 0.
+    """
     torch.manual_seed(0)
     ours = models.cnn(channels=[32, 64], hidden=128, dropout=0.0, init="torch")
     ours = ours.to(memory_format=torch.channels_last)
     plain = nn.Sequential(OrderedDict(copy.deepcopy(ours).named_children()))
     assert ours._fused_dtype(torch.empty(0)) is not None
     generator = torch.Generator().manual_seed(1)
-    optimizers = [torch.optim.Adam(net.parameters(), lr=1e-3) for net in (ours, plain)]
+    optimizers = [torch.optim.SGD(net.parameters(), lr=0.05) for net in (ours, plain)]
     for _ in range(10):
         images = torch.randint(0, 256, (32, 1, 28, 28), generator=generator, dtype=torch.uint8)
         labels = images[:, 0, 5, 5].long() % 10
