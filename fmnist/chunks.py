@@ -1,5 +1,6 @@
 """Training many batches between two visits of Lightning's hooks, which cost more than a step."""
 
+from collections.abc import Callable
 from typing import Protocol
 
 import pytorch_lightning as pl
@@ -14,6 +15,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from fmnist.classifier import Classifier
 from fmnist.data import Batch, Batches
+from fmnist.graphs import GraphedSteps, can_graph
 
 PER_STEP_HOOKS = (
     "on_train_batch_start",
@@ -38,9 +40,10 @@ class ChunkedLoop(_TrainingEpochLoop):
     batches are called for the last batch of a chunk only: see `why_not`.
     """
 
-    def __init__(self, trainer: pl.Trainer) -> None:
+    def __init__(self, trainer: pl.Trainer, say: Callable[[str], None]) -> None:
         replaced = trainer.fit_loop.epoch_loop
         super().__init__(trainer, replaced.min_steps, replaced.max_steps)
+        self._say = say
         self._steps: Steps | None = None
 
     def advance(self, data_fetcher: _DataFetcher) -> None:
@@ -65,7 +68,10 @@ class ChunkedLoop(_TrainingEpochLoop):
         if begin == 0:
             batches.draw()
         if self._steps is None:
-            self._steps = EagerSteps(self.trainer, module, batches)
+            if can_graph(self.trainer):
+                self._steps = GraphedSteps(self.trainer, module, batches, self._say)
+            else:
+                self._steps = EagerSteps(self.trainer, module, batches)
         return self._steps.run(begin, end)
 
     def _count(self, num_steps: int) -> None:
@@ -109,8 +115,9 @@ class EagerSteps:
         return loss.detach(), batch
 
 
-def install(trainer: pl.Trainer) -> None:
-    trainer.fit_loop.epoch_loop = ChunkedLoop(trainer)
+def install(trainer: pl.Trainer, say: Callable[[str], None]) -> None:
+    """Give `trainer` the loop of chunks; `say` is told when a graph cannot be made."""
+    trainer.fit_loop.epoch_loop = ChunkedLoop(trainer, say)
 
 
 def why_not(trainer: pl.Trainer, module: pl.LightningModule, known: tuple[type, ...]) -> str | None:

@@ -129,11 +129,28 @@ class Classifier(pl.LightningModule):
         self._tally("train").reset()
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        images, labels = batch
-        logits = self.net(images)
-        loss = F.cross_entropy(logits, labels)
-        self._steps.append((loss.detach(), logits.detach(), labels))
+        loss, logits = self.loss_of(*batch)
+        self.note_step(loss.detach(), logits.detach(), batch[1])
         return loss
+
+    def loss_of(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the mean loss of a batch, and its logits (B, K)."""
+        logits = self.net(images)
+        return F.cross_entropy(logits, labels), logits
+
+    def note_step(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
+        """Keep a step of the training until its scores are counted."""
+        self._steps.append((loss, logits, labels))
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Save a learning rate that a CUDA graph reads from the device as a number."""
+        for state in checkpoint.get("optimizer_states", []):
+            for group in state["param_groups"]:
+                group["lr"] = float(group["lr"])
+                if "capturable" in group:
+                    group["capturable"] = False
+        for state in checkpoint.get("lr_schedulers", []):
+            state["_last_lr"] = [float(rate) for rate in state["_last_lr"]]
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         # Counted many at a time: one read from the device, a few calls instead of a few per step.

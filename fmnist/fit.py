@@ -103,7 +103,7 @@ class _Fit:
     def _choose_loop(self) -> None:
         needs = chunks.why_not(self.trainer, self.module, (History, ProgressBar, StopOnSignal))
         if needs is None:
-            chunks.install(self.trainer)
+            chunks.install(self.trainer, self.say)
         else:
             self.say(f"Note: {needs} needs Lightning's own loop, which is slower.")
 

@@ -1,5 +1,9 @@
 """Chunks of steps against Lightning's own loop: bit for bit the same training."""
 
+import functools
+import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +11,8 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
-from fmnist import chunks, run
+from fmnist import chunks, graphs, run
+from fmnist.graphs import Replay
 
 FAST = ["data.batch_size=50", "data.val_size=100", "trainer.max_epochs=3", "trainer=cpu"]
 
@@ -55,12 +60,9 @@ def test_chunks_train_as_lightnings_loop_does(
     monkeypatch: pytest.MonkeyPatch, overrides: list[str]
 ) -> None:
     folders = [train(monkeypatch, plain, *overrides) for plain in (True, False)]
-    states = [
-        torch.load(f / "checkpoints" / "last.ckpt", map_location="cpu", weights_only=True)
-        for f in folders
-    ]
-    for state in states:
-        for row in state["callbacks"]["History"]["rows"]:
+    states = [state(folder) for folder in folders]
+    for loaded in states:
+        for row in loaded["callbacks"]["History"]["rows"]:
             row |= {"images_per_s": 0, "epoch_s": 0}
     assert same(*states) == []
     assert states[1]["global_step"] > 0
@@ -100,3 +102,81 @@ def test_a_callback_that_sees_batches_is_found() -> None:
 
     assert chunks._has_hooks_of_steps(Watch())
     assert not chunks._has_hooks_of_steps(Quiet())
+
+
+@pytest.fixture
+def graphed(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
+    """Train as on a GPU, less the capture itself: what `record` returns is called on the CPU."""
+
+    def train_graphed(record: Callable[[Replay], Replay], *overrides: str) -> Path:
+        made = functools.partial(graphs.GraphedSteps, record=record)
+        with monkeypatch.context() as patch:
+            patch.setattr(chunks, "can_graph", lambda _: True)
+            patch.setattr(chunks, "GraphedSteps", made)
+            return run.train([*FAST, "name=graphed", "figures=none", *overrides]).folder
+
+    return train_graphed
+
+
+def state(folder: Path) -> dict[str, Any]:
+    loaded: dict[str, Any] = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
+    return loaded
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "adamw"])
+def test_steps_of_a_graph_are_the_steps_without(
+    monkeypatch: pytest.MonkeyPatch, graphed: Callable[..., Path], optimizer: str
+) -> None:
+    recorded = []
+
+    def record(step: Replay) -> Replay:
+        recorded.append(step)
+        return step
+
+    words = [f"optim={optimizer}", "augment=strong", "model.dropout=0.2"]
+    words += ["trainer.precision=32-true"]
+    eager = state(train(monkeypatch, False, *words))
+    ours = state(graphed(record, "trainer.log_every_n_steps=4", *words))
+    assert len(recorded) == 1
+    for name, weights in eager["state_dict"].items():  # rates are float32 on a device
+        torch.testing.assert_close(ours["state_dict"][name], weights, rtol=1e-3, atol=1e-3)
+    assert same(eager["loops"], ours["loops"]) == []
+    schedulers = [s["lr_schedulers"][0] for s in (eager, ours)]
+    groups = [s["optimizer_states"][0]["param_groups"][0] for s in (eager, ours)]
+    for one, other in (schedulers, groups):
+        rates = [
+            one.pop(key) == pytest.approx(other.pop(key))
+            for key in ("lr", "_last_lr")
+            if key in one
+        ]
+        assert rates == [True]
+        assert same(one, other) == []
+    rows, other_rows = (s["callbacks"]["History"]["rows"] for s in (eager, ours))
+    for row, other in zip(rows, other_rows, strict=True):
+        for key in ("train/acc", "train/loss", "lr"):
+            assert row[key] == pytest.approx(other[key], rel=1e-4)
+
+
+def test_a_network_that_cannot_be_recorded_trains_without(
+    capsys: pytest.CaptureFixture[str], graphed: Callable[..., Path]
+) -> None:
+    def record(step: Replay) -> Replay:
+        raise RuntimeError("operation not permitted when stream is capturing\nmore")
+
+    folder = graphed(record)
+    note = "without a CUDA graph, which is slower: operation not permitted when stream is capturing"
+    assert capsys.readouterr().err.count(note) == 1
+    assert state(folder)["global_step"] == 30
+
+
+def test_a_run_goes_on_from_a_checkpoint_of_graphed_steps(
+    monkeypatch: pytest.MonkeyPatch, graphed: Callable[..., Path]
+) -> None:
+    folder = graphed(lambda step: step, "trainer.precision=32-true")
+    whole = state(folder)
+    data = json.loads((folder / "run.json").read_text())
+    (folder / "run.json").write_text(json.dumps(data | {"status": "interrupted", "scores": {}}))
+    shutil.copy(folder / "checkpoints" / "previous.ckpt", folder / "checkpoints" / "last.ckpt")
+    run.resume(folder)  # without a graph
+    for name, weights in whole["state_dict"].items():
+        torch.testing.assert_close(state(folder)["state_dict"][name], weights, rtol=1e-3, atol=1e-3)
