@@ -7,6 +7,7 @@ import argparse
 import shlex
 import signal
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from fmnist.bench import benchmark, output, results
@@ -14,16 +15,21 @@ from fmnist.bench.settings import CONTESTANTS, MEASURES, Settings, default_data_
 from fmnist.errors import UsageError, exit_codes, raising
 from fmnist.record import write_atomically
 
+
+def _listed(choices: Mapping[str, str]) -> str:
+    return "\n".join(f"  {name:10} {what}" for name, what in choices.items()).replace("%", "%%")
+
+
 EPILOG = f"""\
 measures:
-{chr(10).join(f"  {name:10} {what}" for name, what in MEASURES.items())}
+{_listed(MEASURES)}
 
 contestants:
-{chr(10).join(f"  {name:10} {what}" for name, what in CONTESTANTS.items())}
+{_listed(CONTESTANTS)}
 
 examples:
-  %(prog)s --quick                                 does it run? two minutes, no meaning
-  %(prog)s --md bench.md --json bench.json         everything, about three hours on 2 cores
+  %(prog)s --quick                                 does it all run? 4 minutes, no meaning
+  %(prog)s --md bench.md --json bench.json         everything, 80 minutes on 2 cores
   %(prog)s --measure matmul,epoch --rounds 3       epochs alone
   %(prog)s --device cuda                           on a GPU
   %(prog)s --keras-python ~/tf/bin/python          Keras from another environment
@@ -34,7 +40,7 @@ def main() -> None:
     args = _parser().parse_args()
     with exit_codes(), raising(signal.SIGTERM):
         _check(args)
-        found = results.read(args.show) if args.show else _measure(args)
+        found = results.merge([*map(results.read, args.show)]) if args.show else _measure(args)
         output.write_tables(found)
         if args.md:
             write_atomically(args.md, output.to_markdown(found))
@@ -89,7 +95,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--keras-python", metavar="PATH", default=sys.executable)
     add("--json", metavar="FILE", type=Path, help="every sample; kept up to date on the way")
     add("--md", metavar="FILE", type=Path, help="the tables as Markdown")
-    add("--show", metavar="FILE", type=Path, help="print what --json wrote, measure nothing")
+    add("--show", metavar="FILE", type=Path, nargs="+", help="print what --json wrote, only")
     return parser
 
 

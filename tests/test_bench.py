@@ -1,5 +1,7 @@
 """The benchmark's arithmetic, its rounds, tables and answers to mistakes; nothing is trained."""
 
+import contextlib
+import json
 import sys
 import time
 from pathlib import Path
@@ -91,6 +93,16 @@ def test_file_of_another_kind_is_refused(tmp_path: Path, text: str) -> None:
     path.write_text(text, "utf-8")
     with pytest.raises(UserError, match="holds no results of bench.py --json"):
         results.read(path)
+
+
+def test_results_measured_in_pieces_are_shown_together() -> None:
+    more = Results({**HEADER, "command": "another"}, {"process": {"ours": series(9.0)}})
+    found = results.merge([measured(), more])
+    assert {*found.cases} == {"matmul", "epoch-64", "sweep", "process"}
+    assert found.header["command"] == "python scripts/bench.py; another"
+    more.header["commit"] = "abc"
+    with pytest.raises(UserError, match="one commit each can be shown together, got None and"):
+        results.merge([measured(), more])
 
 
 def test_tables_show_medians_failures_and_what_is_not_installed() -> None:
@@ -288,6 +300,59 @@ def test_gpu_is_sampled_by_nvidia_smi(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(ContestantError, match="nvidia-smi is not there"), gpu.sampling(tmp_path):
         pass
+
+
+class Finished:
+    """Stands for our contestant: every run takes 2 s, the first batch comes after 0.5."""
+
+    def ours(self, words: list[str], place: Path, **_: Any) -> Done:
+        folder = place / "runs" / "bench"
+        folder.mkdir(parents=True)
+        (folder / "metrics.csv").write_text("epoch_s,step,val/acc\n0.9,10,0.8\n0.6,20,0.9\n")
+        told = {"config": {"data": {"batch_size": 512}}, "scores": {"test/acc": 0.9}}
+        told |= {"num_parameters": 7, "precision": "bf16-mixed"}
+        (folder / "run.json").write_text(json.dumps(told))
+        began = time.monotonic() - 2
+        return Done(began, 2.0, 900.0, 0, json.dumps({"first_batch": began + 0.5}), "")
+
+
+def test_recipe_and_busy_share_of_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    game = bench(tmp_path, [], device="cuda", rounds=1)
+    monkeypatch.setattr(game, "contestants", Finished())
+    monkeypatch.setattr(gpu, "sampling", lambda _: contextlib.nullcontext())
+    monkeypatch.setattr(gpu, "shares", lambda *_: [0.7, 0.9])
+    gpu.measure_recipe(game)
+    gpu.measure_busy(game)
+    game.results.header = {**HEADER, "device": "cuda"}
+    rows = verdicts(game.results)
+    assert rows["10 epochs of the recipe, batch 512: loop"] == ["1.50 s", "≤ 2.00 s", "met"]
+    assert rows["10 epochs of the recipe, batch 512: process"] == ["2.00 s", "≤ 12.00 s", "met"]
+    assert rows["GPU busy while training"] == ["0.80", "≥ 0.80", "met"]
+    monkeypatch.setattr(gpu, "shares", lambda *_: [])
+    gpu.measure_busy(game)
+    assert "gave no sample" in game.results.series("busy", "ours").error
+
+
+def test_measure_whose_preparation_fails_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: Bench) -> None:
+        raise ContestantError("no room")
+
+    told = Done(0.0, 1.0, 1.0, 0, json.dumps(MACHINE), "")
+    monkeypatch.setattr(process, "run", lambda *_, **__: told)
+    monkeypatch.setitem(benchmark.MEASURES, "answers", fail)
+    settings = Settings(tmp_path, measures=("answers",), own_data=True)
+    found = benchmark.run(settings, "", say=lambda _: None)
+    assert found.series("answers", "preparation").error == "no room"
+    assert "FAILED: no room" in output.to_markdown(found)
+
+
+def test_help_lists_measures_and_contestants(script: Run) -> None:
+    done = script("bench.py", "--help")
+    assert done.returncode == 0
+    for name in (*MEASURES, *CONTESTANTS):
+        assert f"\n  {name} " in done.stdout
 
 
 @pytest.mark.parametrize(

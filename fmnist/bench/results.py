@@ -2,6 +2,7 @@
 
 import json
 import statistics
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -72,6 +73,26 @@ def read(path: Path) -> Results:
         raise UserError(f"{path} cannot be read ({error.strerror}).") from None
     except (ValueError, KeyError, TypeError, AttributeError):
         raise UserError(f"{path} holds no results of bench.py --json.") from None
+
+
+def merge(parts: Sequence[Results]) -> Results:
+    """Return the cases of all parts, of which a later one replaces an earlier one's.
+
+    Raises UserError unless all were measured on the same device of the same machine, with the same
+    code and versions.
+    """
+    first = parts[0].header
+    cases: dict[str, dict[str, Series]] = {}
+    for part in parts:
+        for key in ("machine", "device", "versions", "commit", "dirty", "quick"):
+            if part.header.get(key) != first.get(key):
+                raise UserError(
+                    f"Results of one {key} each can be shown together, got {first.get(key)!r} and "
+                    f"{part.header.get(key)!r}. Show them one by one."
+                )
+        cases |= part.cases
+    commands = dict.fromkeys(part.header["command"] for part in parts)
+    return Results({**first, "command": "; ".join(commands)}, cases)
 
 
 def _spread(values: list[float]) -> Spread | None:

@@ -86,7 +86,7 @@ class Bench:
 
         plays = {name: play(name) for name in self.names}
         plays |= {n: p for n, p in (others or {}).items() if n in plays or n not in CONTESTANTS}
-        notes = {name: f"{count} DataLoader workers" for name, count in workers.items()}
+        notes = {name: f"num_workers={count}" for name, count in workers.items()}
         self.play(measure, case or measure, plays, shown, notes)
         for name, lacks in self.absent.items():
             if name in self.settings.contestants:
