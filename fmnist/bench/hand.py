@@ -1,0 +1,159 @@
+"""The practical limit: a bare loop with every trick known here, and nothing but training.
+
+One uint8 tensor on the device, index tensors, channels_last, bfloat16 where the CPU computes with
+it, max-pool before ReLU, fused Adam, an allocator that keeps its memory; on a GPU the whole step is
+one CUDA graph. No progress, logs or checkpoints.
+"""
+
+import argparse
+import ctypes
+import platform
+import time
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fmnist.bench.peer import Report, parse_options, read_images, read_split
+
+EVAL_BATCH_SIZE = 1000
+Step = Callable[[Tensor], object]  # takes the indices of a batch
+
+
+class Net(nn.Module):
+    """The notebook's network, 225,034 parameters; ReLU after max-pool: same values, less work."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(1, 32, 3)
+        self.conv2 = nn.Conv2d(32, 64, 3)
+        self.dense1 = nn.Linear(64 * 5 * 5, 128)
+        self.dense2 = nn.Linear(128, 10)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map uint8 images (B, 1, 28, 28) to logits (B, 10)."""
+        x = images.float().div(255)
+        x = F.relu(F.max_pool2d(self.conv1(x), 2))
+        x = F.relu(F.max_pool2d(self.conv2(x), 2))
+        x = F.relu(self.dense1(x.flatten(1)))
+        return self.dense2(x)  # type: ignore[no-any-return]
+
+
+class Data:
+    """One file of the data set on the device: images uint8 (N, 1, 28, 28), labels int64 (N,)."""
+
+    def __init__(self, options: argparse.Namespace, split: str) -> None:
+        images, labels = read_images(options.data, split)
+        self.images = torch.from_numpy(images).unsqueeze(1).to(options.device)
+        self.labels = torch.from_numpy(labels).long().to(options.device)
+
+
+def main() -> None:
+    options = parse_options(__doc__)
+    report = Report(options)
+    keep_memory()
+    train, test = Data(options, "train"), Data(options, "t10k")
+    indices = [torch.from_numpy(part).to(options.device) for part in read_split(options.split)]
+    all_tests = torch.arange(len(test.labels), device=options.device)
+    net = Net().to(options.device).to(memory_format=torch.channels_last)
+    report.note(num_parameters=sum(p.numel() for p in net.parameters()))
+    if options.epochs:
+        step = make_step(net, train, options)
+        report.begin()
+    for _ in range(options.epochs):
+        num_images = train_epoch(step, indices[0], report)
+        report.end_epoch(num_images, evaluate(net, train, indices[1], report)[0])
+        if options.until is not None and report.is_enough(
+            evaluate(net, test, all_tests, report)[0]
+        ):
+            break
+    for i in range(options.evals + 1 if options.evals else 0):
+        began = time.perf_counter()
+        test_acc, num_images = evaluate(net, test, all_tests, report)
+        if i:
+            report.end_eval(began, num_images, test_acc)
+    report.note(precision=str(precision(options.device)).removeprefix("torch."))
+    report.print()
+
+
+def train_epoch(step: Step, indices: Tensor, report: Report) -> int:
+    """Train on `indices` (N,) in random order; returns the number of images."""
+    size = report.options.batch_size
+    order = indices[torch.randperm(len(indices), device=indices.device)]
+    num_batches = len(order) // size
+    batches = order[: num_batches * size].view(num_batches, size)
+    num_images = 0
+    for chosen in report.watch(batches.unbind()):
+        step(chosen)
+        num_images += size
+    return num_images
+
+
+def make_step(net: Net, data: Data, options: argparse.Namespace) -> Step:
+    is_cuda = options.device == "cuda"
+    optimizer = torch.optim.Adam(net.parameters(), lr=1e-3, fused=True, capturable=is_cuda)
+
+    def step(chosen: Tensor) -> None:
+        with torch.autocast(options.device, precision(options.device)):
+            loss = F.cross_entropy(net(data.images[chosen]), data.labels[chosen])
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+
+    return graphed(step, options.batch_size) if is_cuda else step
+
+
+def graphed(step: Step, batch_size: int) -> Step:
+    """Capture `step` as one CUDA graph; its three warm-up steps train on image 0.
+
+    https://docs.pytorch.org/docs/stable/notes/cuda.html#whole-network-capture
+    """
+    static = torch.zeros(batch_size, dtype=torch.int64, device="cuda")
+    stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            step(static)
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        step(static)
+
+    def replay(chosen: Tensor) -> None:
+        static.copy_(chosen)
+        graph.replay()
+
+    return replay
+
+
+@torch.inference_mode()
+def evaluate(net: Net, data: Data, indices: Tensor, report: Report) -> tuple[float, int]:
+    """Return (accuracy, number of images) over `indices`, in large batches."""
+    device = report.options.device
+    num_correct = torch.zeros((), dtype=torch.int64, device=device)
+    num_images = 0
+    for chosen in report.limit(torch.split(indices, EVAL_BATCH_SIZE)):
+        with torch.autocast(device, precision(device)):
+            preds = net(data.images[chosen]).argmax(dim=1)
+        num_correct += (preds == data.labels[chosen]).sum()
+        num_images += len(chosen)
+    return int(num_correct) / num_images, num_images
+
+
+def precision(device: str) -> torch.dtype:
+    """Return bfloat16 where the device computes with it; the same type switches autocast off."""
+    has_it = device == "cuda" or torch.cpu._is_avx512_bf16_supported()
+    return torch.bfloat16 if has_it else torch.float32
+
+
+def keep_memory() -> None:
+    """Let glibc keep freed memory: mallopt(3), M_MMAP_MAX and M_TRIM_THRESHOLD."""
+    if platform.libc_ver()[0] == "glibc":
+        libc = ctypes.CDLL(None)
+        libc.mallopt(-4, 0)
+        libc.mallopt(-1, 2**31 - 1)
+
+
+if __name__ == "__main__":
+    main()
