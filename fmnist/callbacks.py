@@ -64,6 +64,9 @@ class Events(TensorBoardLogger):
 class History(Checkpoint):
     """One row of numbers per epoch: metrics.csv, the loggers, and `rows` for figures and scores.
 
+    `images_per_s` is of the training alone, `epoch_s` the whole time since the epoch before ended:
+    its checkpoint, then training, validation and logging.
+
     A Checkpoint by type, because Lightning calls those last: after the module has its scores, and
     before `Checkpoints` saves the rows.
     """
@@ -86,7 +89,7 @@ class History(Checkpoint):
         self.say = say
         self.rows: list[Row] = []
         self.cut = False  # an epoch was ended early, by max_steps or max_time
-        self._started = self._trained = 0.0
+        self._started = self._trained = self._ended = 0.0
         self._num_images = 0
 
     def state_dict(self) -> dict[str, Any]:
@@ -95,6 +98,9 @@ class History(Checkpoint):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.rows = state_dict["rows"]
         self.cut = state_dict["cut"]
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._ended = time.perf_counter()
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._started = time.perf_counter()
@@ -121,10 +127,11 @@ class History(Checkpoint):
         self.cut |= self._num_batches < trainer.num_training_batches
         row: Row = {"epoch": trainer.current_epoch + 1, "step": trainer.global_step}
         row |= pl_module.scores  # type: ignore[arg-type]
+        before, self._ended = self._ended, time.perf_counter()
         row |= {
             "lr": _learning_rate(trainer),
             "images_per_s": round(self._num_images / (self._trained - self._started), 1),
-            "epoch_s": round(time.perf_counter() - self._started, 3),
+            "epoch_s": round(self._ended - before, 3),
         }
         self.rows.append(row)
         self._log(trainer, {k: v for k, v in row.items() if k not in ("epoch", "step")})

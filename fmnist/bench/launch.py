@@ -15,7 +15,7 @@ import os
 import runpy
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -70,15 +70,15 @@ def watch_batches(moments: dict[str, float]) -> None:
     """Note in `moments` when the first batch of this process is drawn, and when the next one is."""
 
     def patch(data: Any) -> None:
-        draw = data.Batches.__iter__
+        gather = data.Batches.gather
 
-        def watched(self: Any) -> Iterator[Any]:
-            for batch in draw(self):
-                moments.setdefault("first_batch", time.monotonic())
-                yield batch
+        def watched(*arguments: Any) -> Any:
+            if "first_batch" in moments:
                 moments.setdefault("first_step", time.monotonic())
+            moments.setdefault("first_batch", time.monotonic())
+            return gather(*arguments)
 
-        data.Batches.__iter__ = watched
+        data.Batches.gather = watched
 
     sys.meta_path.insert(0, AfterImport("fmnist.data", patch))
 
