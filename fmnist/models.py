@@ -28,38 +28,41 @@ class Scale(nn.Module):
 
 
 class ConvNet(nn.Sequential):
-    """The layers of `cnn`, whose first two blocks a CPU computes by fmnist.fused.
+    """The layers of `cnn`, which a CPU computes by the blocks of fmnist.fused.
 
     The poolings leave out the last row and column of what they are given, and so of the images:
     those are cut off first, which changes no value.
     """
 
-    NUM_FUSED = 7  # scale, and twice convolution, pool, ReLU
+    conv1: nn.Conv2d
+    conv2: nn.Conv2d
+    dense1: nn.Linear
+    dense2: nn.Linear
+    dropout: nn.Dropout
 
     def forward(self, images: Tensor) -> Tensor:
         dtype = self._fused_dtype(images)
         if dtype is None:
             return super().forward(images[:, :, :26, :26])  # type: ignore[no-any-return,no-untyped-call]
-        conv1, conv2 = self.get_submodule("conv1"), self.get_submodule("conv2")
-        assert isinstance(conv1, nn.Conv2d)
-        assert isinstance(conv2, nn.Conv2d)
+        conv1, conv2, dense1, dense2 = self.conv1, self.conv2, self.dense1, self.dense2
         assert conv1.bias is not None
         assert conv2.bias is not None
         features = fused.first_block(images, conv1.weight, conv1.bias, dtype)
-        features = fused.second_block(features, conv2.weight, conv2.bias)
-        for layer in list(self)[self.NUM_FUSED :]:
-            features = layer(features)
-        return features
+        features = fused.second_block(features, conv2.weight, conv2.bias).flatten(1)
+        if self.training and self.dropout.p > 0:
+            return dense2(self.dropout(dense1(features).relu_()))  # type: ignore[no-any-return]
+        return fused.dense_block(features, dense1.weight, dense1.bias, dense2.weight, dense2.bias)
 
     def _fused_dtype(self, images: Tensor) -> torch.dtype | None:
         """Return the precision to compute in, or None where only the plain layers will do."""
         if images.device.type != "cpu" or torch.compiler.is_compiling():
             return None
-        dtype = self.get_parameter("conv1.weight").dtype
-        if torch.is_autocast_enabled("cpu"):
-            dtype = torch.get_autocast_dtype("cpu")
-        is_hooked = any(layer._forward_hooks or layer._backward_hooks for layer in self)
-        return None if is_hooked or dtype not in fused.DTYPES else dtype
+        layers = self._modules.values()  # the property `children` takes as long as a kernel
+        if any(layer and (layer._forward_hooks or layer._backward_hooks) for layer in layers):
+            return None
+        is_mixed = torch.is_autocast_enabled("cpu")
+        dtype = torch.get_autocast_dtype("cpu") if is_mixed else self.conv1.weight.dtype
+        return dtype if dtype in fused.DTYPES else None
 
 
 def cnn(channels: Sequence[int], hidden: int, dropout: float, init: Init) -> ConvNet:

@@ -67,6 +67,22 @@ def test_second_block_equals_the_plain_layers(size: tuple[int, int]) -> None:
         torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-4)
 
 
+def test_dense_block_equals_the_plain_layers() -> None:
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(5, 12), (7, 12), (7,), (3, 7), (3,)]
+    values = [torch.randn(s, generator=generator).requires_grad_() for s in shapes]
+    ours = fused.dense_block(*values)
+    plain = F.linear(F.linear(*values[:3]).relu(), *values[3:])
+    torch.testing.assert_close(ours, plain)
+    weights = torch.randn(plain.shape, generator=generator)
+    for mine, theirs in zip(
+        torch.autograd.grad((ours * weights).sum(), values),
+        torch.autograd.grad((plain * weights).sum(), values),
+        strict=True,
+    ):
+        torch.testing.assert_close(mine, theirs)
+
+
 def test_of_equal_values_the_first_gets_the_gradient() -> None:
     inputs = torch.ones(1, 1, 4, 4).to(memory_format=torch.channels_last).requires_grad_()
     weight, bias = torch.zeros(1, 1, 3, 3), torch.ones(1)

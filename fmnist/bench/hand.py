@@ -2,7 +2,7 @@
 
 One uint8 tensor on the device, index tensors, channels_last, bfloat16 where the CPU computes with
 it, max-pool before ReLU, the kernel of Adam without its class, an allocator that keeps its memory.
-On a CPU the first two blocks are fmnist.fused, so that what differs from ours is all that a
+On a CPU the network's blocks are fmnist.fused, so that what differs from ours is all that a
 framework adds; on a GPU the whole step is one CUDA graph. No progress, logs or checkpoints.
 """
 
@@ -38,12 +38,13 @@ class Net(nn.Module):
         """Map uint8 images (B, 1, 28, 28) to logits (B, 10)."""
         if images.device.type == "cpu":
             dtype = precision("cpu") if torch.is_autocast_enabled("cpu") else torch.float32
-            x = fused.first_block(images, self.conv1.weight, bias_of(self.conv1), dtype)
-            x = fused.second_block(x, self.conv2.weight, bias_of(self.conv2))
-        else:
-            x = images[:, :, :26, :26].float().div(255)
-            x = F.relu(F.max_pool2d(self.conv1(x), 2))
-            x = F.relu(F.max_pool2d(self.conv2(x), 2))
+            weights = list(self.parameters())
+            x = fused.first_block(images, weights[0], weights[1], dtype)
+            x = fused.second_block(x, weights[2], weights[3])
+            return fused.dense_block(x.flatten(1), *weights[4:])
+        x = images[:, :, :26, :26].float().div(255)
+        x = F.relu(F.max_pool2d(self.conv1(x), 2))
+        x = F.relu(F.max_pool2d(self.conv2(x), 2))
         x = F.relu(self.dense1(x.flatten(1)))
         return self.dense2(x)  # type: ignore[no-any-return]
 
@@ -99,7 +100,7 @@ def train_epoch(step: Step, indices: Tensor, report: Report) -> int:
 
 
 def make_step(net: Net, data: Data, options: argparse.Namespace) -> Step:
-    weights = list(net.parameters())
+    weights: list[Tensor] = list(net.parameters())
     firsts, seconds = ([torch.zeros_like(w) for w in weights] for _ in range(2))
     counts = [torch.zeros((), device=options.device) for _ in weights]
     rates: Any = {"lr": 1e-3, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "weight_decay": 0.0}
@@ -153,11 +154,6 @@ def evaluate(net: Net, data: Data, indices: Tensor, report: Report) -> tuple[flo
         num_correct += (preds == data.labels[chosen]).sum()
         num_images += len(chosen)
     return int(num_correct) / num_images, num_images
-
-
-def bias_of(layer: nn.Conv2d) -> Tensor:
-    assert layer.bias is not None
-    return layer.bias
 
 
 def precision(device: str) -> torch.dtype:
