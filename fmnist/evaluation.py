@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fmnist import record, report
+from fmnist import process, record, report
 from fmnist.compare.table import find_best
 from fmnist.errors import UserError
 
@@ -83,6 +83,8 @@ def stored_scores(run: record.Record, split: str) -> dict[str, float]:
 
 def _measure(run: record.Record, split: str) -> dict[str, float]:
     """Measure as the training does: one prediction path, batches of the same size."""
+    process.import_torch()
+    process.keep_memory()
     import torch
     from torch.nn import functional as F
 

@@ -1,9 +1,6 @@
 """Train one run in its folder: fit, test the selected epoch, draw, record."""
 
-import ctypes
 import math
-import os
-import platform
 import signal
 import sys
 import time
@@ -16,7 +13,7 @@ import torch
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 from torch import Tensor
 
-from fmnist import CLASSES, build, chunks, record, schema, sources
+from fmnist import CLASSES, build, chunks, process, record, schema, sources
 from fmnist.callbacks import Checkpoints, Events, History, Outputs
 from fmnist.classifier import Classifier
 from fmnist.data import FashionMNISTData
@@ -47,8 +44,8 @@ def fit(
         run.open_attempt(start_epoch=run.data["epochs_done"])
     else:
         with StopOnSignal() as stop, build.quiet():
-            _keep_memory()
-            _forget_nvml()
+            process.keep_memory()
+            process.forget_nvml()
             try:
                 watchers: list[pl.Callback] = [stop, Phases(lock)] if lock else [stop]
                 _Fit(run, config, data, module, watchers, monitor).carry_out()
@@ -265,28 +262,6 @@ def _hparams(data: Mapping[str, Any]) -> dict[str, Any]:
     keys = {k: v for k, v in schema.all_keys().items() if k not in record.NOT_IDENTITY}
     values = {**keys, **record.identity(data)}
     return {key: values[key] for key in sorted(values) if not key.endswith("_partial_")}
-
-
-def _keep_memory() -> None:
-    """Let glibc keep freed memory instead of handing it to the kernel and faulting it in again.
-
-    Every step frees and asks for the same few megabytes; on virtual machines the page faults can
-    cost half of the training time. See mallopt(3), M_MMAP_MAX and M_TRIM_THRESHOLD.
-    """
-    if platform.libc_ver()[0] == "glibc":
-        libc = ctypes.CDLL(None)
-        libc.mallopt(-4, 0)  # M_MMAP_MAX: no private mappings
-        libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: never shrink the heap
-
-
-def _forget_nvml() -> None:
-    """Let torch ask CUDA, not NVML, whether there is a GPU, where there is none.
-
-    Lightning sets this for processes that fork. Adam asks at every step, and each time the library
-    is looked for anew: 0.1 ms, found with torch 2.14 and Lightning 2.6.
-    """
-    if not torch.cuda.is_available():
-        os.environ.pop("PYTORCH_NVML_BASED_CUDA_CHECK", None)
 
 
 def _device_name(trainer: pl.Trainer) -> str:

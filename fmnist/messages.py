@@ -7,6 +7,7 @@ from pathlib import Path
 from types import NoneType
 from typing import Any, NamedTuple
 
+import yaml
 from pydantic import BaseModel, ValidationError
 
 from fmnist import schema
@@ -66,6 +67,24 @@ def _unknown_key(model: type[BaseModel], path: list[str], prefix: str, typed: Ty
             f"Unknown key {shown}: the {section} that is chosen has none. Choose another {section}."
         )
     return f"Unknown key {shown}.{suggest(key, known)}"
+
+
+def help_text() -> str:
+    """Return what `train.py --help` prints: the template in conf/hydra/help, filled in.
+
+    As Hydra 1.3 would, which takes 0.3 s to list the groups: it copies its repository for each.
+    """
+    values = yaml.safe_load((CONF_DIR / "hydra" / "help" / "fmnist.yaml").read_text("utf-8"))
+    choices: dict[str, list[str]] = {}
+    for file in sorted(CONF_DIR.rglob("*.yaml")):
+        group = file.parent.relative_to(CONF_DIR).as_posix()
+        if group != "." and not group.startswith("hydra"):
+            choices.setdefault(group, []).append(file.stem)
+    groups = "".join(f"{group}: {', '.join(names)}\n" for group, names in sorted(choices.items()))
+    text: str = values["template"].replace("$APP_CONFIG_GROUPS", groups)
+    for part in ("header", "footer"):
+        text = text.replace(f"${{hydra.help.{part}}}", values[part])
+    return text
 
 
 def _where(key: str, folders: Sequence[Path]) -> str:

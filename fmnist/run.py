@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig
 
 from fmnist import config as configs
-from fmnist import record
+from fmnist import process, record
 from fmnist.errors import Interrupted, UsageError, UserError
 from fmnist.lock import Lock, refuse_if_busy
 
@@ -63,7 +63,8 @@ def train(
         return record.read(place)
     if place:
         refuse_if_busy(place)
-    from fmnist import build  # seconds of torch, only when there is work
+    process.import_torch()  # seconds, only when there is work
+    from fmnist import build
 
     with build.isolated():
         return _start(config, overrides, place, bool(name or folder), monitor)
@@ -146,6 +147,7 @@ def is_follower() -> bool:
 
 def _follow(config: dict[str, Any]) -> record.Record:
     """Train beside the first process, which decides, locks and writes."""
+    process.import_torch()
     from fmnist import build
     from fmnist.fit import fit
 
@@ -164,6 +166,7 @@ def _follow(config: dict[str, Any]) -> record.Record:
 
 def load(folder: str | Path) -> "Model":
     """Return the trained model of a run folder; raises UserError when it has none."""
+    process.import_torch()
     from fmnist.model import load_model
 
     return load_model(Path(folder))

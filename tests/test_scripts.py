@@ -204,6 +204,12 @@ def test_help_explains_groups_and_common_commands(script: Run) -> None:
         assert re.search(rf"^ *{group}\b", done.stdout, re.MULTILINE)
 
 
+def test_help_is_what_hydra_would_print(script: Run) -> None:
+    ours, hydras = script("train.py", "--help"), script("train.py", "--help", "seed=0")
+    assert hydras.returncode == 0
+    assert ours.stdout.split() == hydras.stdout.split()
+
+
 def test_cfg_job_prints_the_config_and_starts_nothing(script: Run, tmp_path: Path) -> None:
     done = script("train.py", "--cfg", "job", "optim.lr=0.5")
     assert done.returncode == 0

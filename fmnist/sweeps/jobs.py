@@ -69,6 +69,7 @@ def _alone(task: Task) -> Iterator[None]:
     finally:
         sys.argv[:] = argv
         gc.collect()
+        gc.freeze()  # what is left stays, so the next job need not look through all of torch
         torch = sys.modules.get("torch")
         if torch is not None and torch.cuda.is_initialized():
             torch.cuda.empty_cache()

@@ -15,7 +15,6 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 from fmnist import overrides as words
-from fmnist import report
 from fmnist.command import points, read_command
 from fmnist.errors import Interrupted, UsageError, exit_codes, raising
 from fmnist.sweeps import plan
@@ -163,6 +162,8 @@ def conclude(outcome: Outcome) -> None:
     has_failed = tell(outcome)
     folder = outcome.sweep.folder
     if any(plan.state(job.folder).status == "finished" for job in outcome.jobs):
+        from fmnist import report  # and rich: not for --help and mistakes
+
         print()
         report.print_table([folder], top=NUM_SHOWN)
         print(f"\nAll of it: python scripts/compare.py {folder}")
