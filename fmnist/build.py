@@ -152,7 +152,7 @@ def trainer(
         arguments["profiler"] = _profiler(arguments["profiler"], folder)
     callbacks = [*_chosen_callbacks(config), *callbacks]
     if arguments.get("precision") == "auto":
-        arguments["precision"] = fastest_precision(arguments["accelerator"])
+        arguments["precision"] = fastest_precision(arguments.get("accelerator", "auto"))
     if config["data"]["val_size"] == 0:
         arguments["limit_val_batches"] = 0
     has_bar = any(isinstance(c, pl.callbacks.ProgressBar) for c in callbacks)

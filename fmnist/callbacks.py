@@ -114,6 +114,8 @@ class History(Checkpoint):
         batch: Any,
         batch_idx: int,
     ) -> None:
+        if batch_idx + 1 == trainer.num_training_batches:
+            float(outputs["loss"])  # waits for a GPU to finish what is timed
         self._trained = time.perf_counter()
         self._num_batches = batch_idx + 1
         self._num_images = self._num_batches * len(batch[1]) * trainer.world_size

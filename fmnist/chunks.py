@@ -1,5 +1,6 @@
 """Training many batches between two visits of Lightning's hooks, which cost more than a step."""
 
+import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -15,9 +16,9 @@ from torch import Tensor
 from torch.optim import Adam, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from fmnist import graphs
 from fmnist.classifier import Classifier
 from fmnist.data import Batch, Batches
-from fmnist.graphs import GraphedSteps, can_graph
 
 PER_STEP_HOOKS = (
     "on_train_batch_start",
@@ -30,8 +31,11 @@ PER_STEP_HOOKS = (
 
 
 class Steps(Protocol):
-    def run(self, begin: int, end: int) -> tuple[Tensor, Batch]:
-        """Train on batches `begin` to `end` - 1 of the epoch; return the last loss and batch."""
+    def run(self, begin: int, end: int) -> tuple[int, Tensor, Batch]:
+        """Train on batches `begin` to `end` - 1 of the epoch, or on some of them.
+
+        Returns the number of the next batch, and the last loss and batch.
+        """
         ...
 
 
@@ -57,24 +61,29 @@ class ChunkedLoop(_TrainingEpochLoop):
         assert isinstance(module, Classifier)
         begin, every = self.batch_idx + 1, trainer.log_every_n_steps
         end = min((begin // every + 1) * every, int(trainer.num_training_batches))
-        loss, batch = self._train(module, begin, end)
+        end, loss, batch = self._train(module, begin, end)
         self._count(end - begin)
         self.batch_progress.is_last_batch = end == trainer.num_training_batches
         for callback in trainer.callbacks:
             callback.on_train_batch_end(trainer, module, {"loss": loss}, batch, end - 1)
         module.on_train_batch_end({"loss": loss}, batch, end - 1)
 
-    def _train(self, module: Classifier, begin: int, end: int) -> tuple[Tensor, Batch]:
+    def _train(self, module: Classifier, begin: int, end: int) -> tuple[int, Tensor, Batch]:
         batches = self.trainer.train_dataloader
         assert isinstance(batches, Batches)
         if begin == 0:
             batches.draw()
         if self._steps is None:
-            if can_graph(self.trainer):
-                self._steps = GraphedSteps(self.trainer, module, batches, self._say)
-            else:
-                self._steps = EagerSteps(self.trainer, module, batches)
+            self._steps = self._choose(module, batches)
         return self._steps.run(begin, end)
+
+    def _choose(self, module: Classifier, batches: Batches) -> Steps:
+        if self.trainer.strategy.root_device.type == "cuda":
+            needs = graphs.why_not(self.trainer, module)
+            if needs is None:
+                return graphs.GraphedSteps(self.trainer, module, batches, self._say)
+            self._say(f"Note: {needs} cannot be in a CUDA graph; without, a GPU waits for Python.")
+        return EagerSteps(self.trainer, module, batches)
 
     def _count(self, num_steps: int) -> None:
         """Move on all the counters that a checkpoint holds."""
@@ -92,7 +101,12 @@ class ChunkedLoop(_TrainingEpochLoop):
 
 
 class EagerSteps:
-    """Steps one by one: forward, backward, optimizer, schedule."""
+    """Steps one by one: forward, backward, optimizer, schedule; for about a second at a time.
+
+    So that the progress bar moves and Ctrl-C is heard.
+    """
+
+    MAX_S = 1.0
 
     def __init__(self, trainer: pl.Trainer, module: Classifier, batches: Batches) -> None:
         self.module, self.batches = module, batches
@@ -105,7 +119,8 @@ class EagerSteps:
         self.scheduler = scheduler
         self.lean = LeanUpdate(self.optimizer) if can_lean(self.optimizer) else None
 
-    def run(self, begin: int, end: int) -> tuple[Tensor, Batch]:
+    def run(self, begin: int, end: int) -> tuple[int, Tensor, Batch]:
+        deadline = time.monotonic() + self.MAX_S
         update = self.lean or self.optimizer.step
         if self.lean and begin == 0:
             self.lean.forget()  # a callback may have frozen or freed weights between epochs
@@ -120,7 +135,9 @@ class EagerSteps:
                 self.module.configure_gradient_clipping(self.optimizer, *self.clip)
             update()
             self.scheduler.step()
-        return loss.detach(), batch
+            if time.monotonic() > deadline:
+                break
+        return i + 1, loss.detach(), batch
 
 
 def can_lean(optimizer: Optimizer) -> bool:
@@ -143,22 +160,29 @@ class LeanUpdate:
 
     def __init__(self, optimizer: Optimizer) -> None:
         self.optimizer = optimizer
-        self.kernel = torch._fused_adamw_ if type(optimizer) is AdamW else torch._fused_adam_
+        self.weights = [w for group in optimizer.param_groups for w in group["params"]]
+        self.given: list[bool] = []  # which of the weights had a gradient
         self.groups: list[tuple[dict[str, Any], list[Tensor], list[list[Tensor]]]] = []
 
     def forget(self) -> None:
-        """Take the next step by the optimizer itself, and find its state anew."""
-        self.groups = []
+        """Take the next step by the optimizer itself, and find its weights and state anew."""
+        self.weights = [w for group in self.optimizer.param_groups for w in group["params"]]
+        self.given = []
 
     @torch.no_grad()
     def __call__(self) -> None:
-        if not self.groups:
-            self.optimizer.step()  # makes the state, or refuses what it does not know
+        given = [weight.grad is not None for weight in self.weights]
+        if given != self.given:
+            self.optimizer.step()  # makes the state of what has none yet
             self.groups = [self._tensors(group) for group in self.optimizer.param_groups]
+            self.given = given
             return
         for group, weights, (firsts, seconds, counts) in self.groups:
             torch._foreach_add_(counts, 1)
-            self.kernel(
+            kernel = torch._fused_adam_
+            if group["decoupled_weight_decay"]:
+                kernel = torch._fused_adamw_
+            kernel(
                 weights,
                 [weight.grad for weight in weights],  # type: ignore[misc]
                 firsts,
@@ -192,10 +216,16 @@ def why_not(trainer: pl.Trainer, module: pl.LightningModule, known: tuple[type, 
     `known` are the callbacks whose hooks of batches may be called for the last of a chunk only.
     """
     strategy, precision = trainer.strategy, trainer.precision_plugin
+    interval = getattr(trainer, "val_check_interval", None)  # not set where it is a time
     reasons = {
+        "trainer.fast_dev_run": bool(trainer.fast_dev_run),  # type: ignore[attr-defined]
         "trainer.accumulate_grad_batches": trainer.accumulate_grad_batches > 1,
         "trainer.max_steps": trainer.max_steps != -1,
-        "trainer.val_check_interval": trainer.val_check_interval != 1.0,
+        "trainer.min_steps": trainer.min_steps is not None,
+        "trainer.val_check_interval": isinstance(interval, int) or interval != 1.0,
+        "trainer.reload_dataloaders_every_n_epochs": bool(
+            trainer.reload_dataloaders_every_n_epochs  # type: ignore[attr-defined]
+        ),
         "trainer.profiler": not isinstance(trainer.profiler, PassThroughProfiler),  # type: ignore[attr-defined]
         "trainer.strategy": type(strategy) is not SingleDeviceStrategy,
         "trainer.precision": type(precision) not in (Precision, MixedPrecision)

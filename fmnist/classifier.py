@@ -159,6 +159,10 @@ class Classifier(pl.LightningModule):
 
     def on_train_epoch_end(self) -> None:
         self._count_steps(int(self.trainer.num_training_batches) - 1)
+        if not all(bool(weight.isfinite().all()) for weight in self.net.parameters()):
+            raise UserError(
+                f"The weights are not finite after epoch {self.current_epoch + 1}. {self._remedy}"
+            )
         self._log_scores("train")
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> dict[str, Tensor]:
@@ -192,6 +196,13 @@ class Classifier(pl.LightningModule):
         assert isinstance(tally, Tally)
         return tally
 
+    @property
+    def _remedy(self) -> str:
+        return (
+            f"Lower optim.lr (now {self.lr}) or set trainer.gradient_clip_val=1.0; "
+            "what was saved up to the last epoch is kept."
+        )
+
     def _count_steps(self, batch_idx: int) -> None:
         """Count the steps up to `batch_idx` that are not counted; stop at a non-finite loss."""
         if not self._steps:
@@ -206,6 +217,5 @@ class Classifier(pl.LightningModule):
             step = self.current_epoch * int(self.trainer.num_training_batches) + batch
             raise UserError(
                 f"The loss is not finite at epoch {self.current_epoch + 1}, step {step + 1} "
-                f"(batch {batch + 1} of the epoch). Lower optim.lr (now {self.lr}) or set "
-                "trainer.gradient_clip_val=1.0; what was saved up to the last epoch is kept."
+                f"(batch {batch + 1} of the epoch). {self._remedy}"
             )

@@ -63,7 +63,7 @@ class _FirstBlock(Function):
     ) -> Tensor:
         num_images, num_channels = len(images), len(weight)
         patches = _patches(images, dtype)  # (17, M) with M = B * 12 * 12
-        kernel = torch.cat([weight.reshape(num_channels, 9), bias[:, None]], dim=1)  # (C, 10)
+        kernel = torch.cat([weight.reshape(num_channels, 9) / 255, bias[:, None]], dim=1)
         kernel = (_spread() @ kernel.t()).to(dtype).view(17, 4 * num_channels)
         values = patches.t() @ kernel  # (M, 4 * C)
         pooled, rounds = _pool(values.view(-1, 2, 2, num_channels), 1, 1)
@@ -79,7 +79,8 @@ class _FirstBlock(Function):
         routed = _route(grad, pooled, rounds, 1, 1).view(-1, 4 * num_channels)
         of_kernel = (patches @ routed).float().view(68, num_channels)
         of_weight, of_bias = (_spread().t() @ of_kernel).split([9, 1])
-        return None, of_weight.t().reshape(num_channels, 1, 3, 3), of_bias.view(-1), None
+        of_weight = (of_weight / 255).t().contiguous().view(num_channels, 1, 3, 3)
+        return None, of_weight, of_bias.view(-1), None
 
 
 class _SecondBlock(Function):
@@ -148,16 +149,18 @@ def _patches(images: Tensor, dtype: torch.dtype) -> Tensor:
 
 @functools.cache
 def _spread() -> Tensor:
-    """Return the matrix (17 * 4, 10) that lays a 3x3 kernel / 255 and a bias over a patch.
+    """Return the 0 / 1 matrix (17 * 4, 10) that lays a 3x3 kernel and a bias over a patch.
 
-    Four times: for the outputs at (row, column) 00, 10, 01, 11 of a pool.
+    Four times: for the outputs at (row, column) 00, 10, 01, 11 of a pool. Its products are exact in
+    any precision: autocast may choose one.
     """
-    spread = torch.zeros(4, 4, 4, 3, 3)
+    options: Any = {"dtype": torch.float32, "device": "cpu"}  # whatever the defaults are now
+    spread = torch.zeros(4, 4, 4, 3, 3, **options)
     for position, (row, column) in enumerate([(0, 0), (1, 0), (0, 1), (1, 1)]):
         for i in range(3):
             for j in range(3):
-                spread[row + i, column + j, position, i, j] = 1 / 255
-    whole = torch.zeros(17, 4, 10)
+                spread[row + i, column + j, position, i, j] = 1.0
+    whole = torch.zeros(17, 4, 10, **options)
     whole[:16, :, :9] = spread.view(16, 4, 9)
     whole[16, :, 9] = 1.0
     return whole.view(68, 10)

@@ -4,6 +4,7 @@ At batch 512 the network's step takes an H100 about as long as Python takes to l
 fifty kernels. See "CUDA Graphs" in PyTorch's notes on CUDA semantics.
 """
 
+import gc
 from collections.abc import Callable
 
 import pytorch_lightning as pl
@@ -18,25 +19,43 @@ from fmnist.data import Batch, Batches
 Replay = Callable[[], object]
 
 
-def can_graph(trainer: pl.Trainer) -> bool:
-    """Say whether the steps of `trainer` can be recorded.
+def why_not(trainer: pl.Trainer, module: Classifier) -> str | None:
+    """Name what cannot be recorded, or return None.
 
-    On CUDA, with an optimizer that reads the learning rate and the step from the device.
+    A graph repeats what Python decided while it was captured, so of networks only those count that
+    are known to decide nothing; an optimizer must read its rate and step from the device.
     """
-    return (
-        trainer.strategy.root_device.type == "cuda"
-        and isinstance(trainer.optimizers[0], Adam | AdamW)
-        and trainer.gradient_clip_val is None
-        and not torch.is_anomaly_enabled()
-    )
+    reasons = {
+        "this optimizer": type(trainer.optimizers[0]) not in (Adam, AdamW),
+        "trainer.gradient_clip_val": trainer.gradient_clip_val is not None,
+        "trainer.detect_anomaly": torch.is_anomaly_enabled(),
+        "a network of your own": any(
+            not type(layer).__module__.startswith(("torch.nn.", "torchvision.", "fmnist."))
+            for layer in module.net.modules()
+        ),
+    }
+    return next((what for what, is_so in reasons.items() if is_so), None)
 
 
 def record(step: Callable[[], None]) -> Replay:
-    """Capture `step` on the current device, without running it; returns what runs it."""
+    """Capture `step` on the current device, without running it; returns what runs it.
+
+    Leaves the process as it was when that fails: torch 2.14 does not put back the stream, nor the
+    state of the generator. The garbage collector rests, as it might free an older graph meanwhile.
+    """
     torch.cuda.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        step()
+    graph, was_enabled = torch.cuda.CUDAGraph(), gc.isenabled()
+    gc.disable()
+    try:
+        with torch.cuda.stream(torch.cuda.current_stream()), torch.cuda.graph(graph):
+            step()
+    except RuntimeError:
+        generator = torch.cuda.default_generators[torch.cuda.current_device()]
+        generator.graphsafe_set_state(generator.clone_state())
+        raise
+    finally:
+        if was_enabled:
+            gc.enable()
     return graph.replay
 
 
@@ -50,6 +69,7 @@ class GraphedSteps:
     """
 
     NUM_EAGER = 3
+    MAX_STEPS = 200  # at a time, so that the progress bar moves and Ctrl-C is heard
 
     def __init__(
         self,
@@ -69,6 +89,8 @@ class GraphedSteps:
         for group in self.optimizer.param_groups:
             group["lr"] = torch.tensor(float(group["lr"]), device=device)
             group["capturable"] = device.type == "cuda"
+        for state in self.optimizer.state.values():  # of a checkpoint
+            state["step"] = state["step"].to(device, torch.float32)
         self.order = batches.order.clone()
         self.draws = {name: values.clone() for name, values in batches.draws.items()}
         self.rates = torch.zeros(len(self.optimizer.param_groups), len(batches), device=device)
@@ -79,7 +101,8 @@ class GraphedSteps:
         self.num_done = 0
         self.replay: Replay | None = None
 
-    def run(self, begin: int, end: int) -> tuple[Tensor, Batch]:
+    def run(self, begin: int, end: int) -> tuple[int, Tensor, Batch]:
+        end = min(end, begin + self.MAX_STEPS)
         if begin == 0:
             self._load_epoch()
         self.position.fill_(begin)
@@ -92,19 +115,23 @@ class GraphedSteps:
             else:
                 self.replay()
             self.num_done += 1
-        for loss, logits, labels in zip(*(s[: end - begin] for s in self.seen), strict=True):
+        seen = [values[: end - begin].clone() for values in self.seen]
+        for loss, logits, labels in zip(*seen, strict=True):
             self.module.note_step(loss, logits, labels)
         self.scheduler.last_epoch += end - begin - 1  # all but the last at once
         self.scheduler._step_count += end - begin - 1
         self.scheduler.step()
-        return self.seen[0][end - begin - 1].clone(), self.batches.batch(end - 1)
+        return end, seen[0][-1], self.batches.batch(end - 1)
 
     def _recorded(self) -> Replay:
         self.optimizer.zero_grad()
         try:
             return self.record(self._step)
-        except RuntimeError as error:  # a user's network that reads from the device, say by item()
-            reason = str(error).strip().splitlines()[0]
+        except RuntimeError as error:  # a layer that reads from the device, say by item()
+            cause: BaseException = error
+            while cause.__context__ is not None:
+                cause = cause.__context__
+            reason = (str(cause).strip() or type(cause).__name__).splitlines()[0]
             self.say(f"Note: training without a CUDA graph, which is slower: {reason}")
             return self._step
 
@@ -145,8 +172,6 @@ class GraphedSteps:
     def _note(self, *values: Tensor) -> None:
         """Keep what the module counts at the end of the chunk."""
         if not self.seen:
-            size = self.module.trainer.log_every_n_steps  # type: ignore[attr-defined]
-            size = min(size, len(self.batches))
-            self.seen = [value.new_zeros(size, *value.shape) for value in values]
+            self.seen = [value.new_zeros(self.MAX_STEPS, *value.shape) for value in values]
         for kept, value in zip(self.seen, values, strict=True):
             kept.index_copy_(0, self.slot, value[None])

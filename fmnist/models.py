@@ -43,7 +43,9 @@ class ConvNet(nn.Sequential):
     def forward(self, images: Tensor) -> Tensor:
         dtype = self._fused_dtype(images)
         if dtype is None:
-            return super().forward(images[:, :, :26, :26])  # type: ignore[no-any-return,no-untyped-call]
+            if images.shape[-2:] == (28, 28):
+                images = images[..., :26, :26]
+            return super().forward(images)  # type: ignore[no-any-return,no-untyped-call]
         conv1, conv2, dense1, dense2 = self.conv1, self.conv2, self.dense1, self.dense2
         assert conv1.bias is not None
         assert conv2.bias is not None
@@ -55,14 +57,22 @@ class ConvNet(nn.Sequential):
 
     def _fused_dtype(self, images: Tensor) -> torch.dtype | None:
         """Return the precision to compute in, or None where only the plain layers will do."""
+        if images.dtype != torch.uint8 or images.shape[1:] != (1, 28, 28):
+            return None
         if images.device.type != "cpu" or torch.compiler.is_compiling():
             return None
-        layers = self._modules.values()  # the property `children` takes as long as a kernel
-        if any(layer and (layer._forward_hooks or layer._backward_hooks) for layer in layers):
+        if self.conv1.weight.dtype != torch.float32 or any(map(_has_hooks, self._modules.values())):
             return None
         is_mixed = torch.is_autocast_enabled("cpu")
-        dtype = torch.get_autocast_dtype("cpu") if is_mixed else self.conv1.weight.dtype
+        dtype = torch.get_autocast_dtype("cpu") if is_mixed else torch.float32
         return dtype if dtype in fused.DTYPES else None
+
+
+def _has_hooks(layer: nn.Module | None) -> bool:
+    """Say whether somebody watches or changes what passes `layer`."""
+    return layer is not None and bool(
+        layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks
+    )
 
 
 def cnn(channels: Sequence[int], hidden: int, dropout: float, init: Init) -> ConvNet:

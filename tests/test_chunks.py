@@ -1,7 +1,7 @@
 """Chunks of steps against Lightning's own loop: bit for bit the same training."""
 
-import functools
 import json
+import random
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -10,11 +10,15 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
+from torch import Tensor, nn
 
-from fmnist import chunks, graphs, run
+from fmnist import chunks, graphs, models, run
 from fmnist.graphs import Replay
 
 FAST = ["data.batch_size=50", "data.val_size=100", "trainer.max_epochs=3", "trainer=cpu"]
+
+MOODY = ["model._target_=test_chunks.Moody"]
+MOODY += [f"~model.{key}" for key in ("channels", "hidden", "dropout", "init")]
 
 pytestmark = pytest.mark.usefixtures("small_data", "workdir")
 
@@ -52,6 +56,10 @@ def same(one: Any, other: Any, where: str = "") -> list[str]:
         ["trainer.check_val_every_n_epoch=2"],
         ["trainer.overfit_batches=2"],
         ["data.val_size=0", "optim=sgd"],
+        ["optim=adamw", "optim.optimizer.weight_decay=0.1"],
+        ["optim.optimizer.decoupled_weight_decay=true", "optim.optimizer.weight_decay=0.1"],
+        ["trainer.precision=bf16-true"],
+        [*MOODY, "trainer.precision=32-true"],
         ["callbacks.early_stopping.patience=1"],
     ],
     ids=lambda overrides: " ".join(overrides) or "defaults",
@@ -75,6 +83,14 @@ def test_chunks_train_as_lightnings_loop_does(
         ("trainer.max_steps=5", "trainer.max_steps"),
         ("trainer.max_time=00:01:00:00", "the callback Timer"),
         ("trainer.val_check_interval=0.5", "trainer.val_check_interval"),
+        ("trainer.val_check_interval='00:00:01:00'", "trainer.val_check_interval"),
+        ("trainer.val_check_interval=5", "trainer.val_check_interval"),
+        ("trainer.min_steps=5", "trainer.min_steps"),
+        ("trainer.fast_dev_run=true", "trainer.fast_dev_run"),
+        (
+            "trainer.reload_dataloaders_every_n_epochs=1",
+            "trainer.reload_dataloaders_every_n_epochs",
+        ),
         ("trainer.profiler=simple", "trainer.profiler"),
         ("callbacks.ema.decay=0.9", "the callback EMAWeightAveraging"),
     ],
@@ -86,6 +102,62 @@ def test_what_needs_every_step_takes_lightnings_loop_and_says_so(
     note = f"Note: {reason} needs Lightning's own loop, which is slower."
     assert note in capsys.readouterr().err
     assert note in (folder / "train.log").read_text()
+
+
+class Moody(nn.Module):
+    """A network that uses one of its layers in some steps only."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = models.mlp(widths=[16], dropout=0.0, init="torch")
+        self.extra = nn.Linear(784, 10)
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.net(images)
+        if self.training and random.random() < 0.5:
+            logits = logits + self.extra(images.flatten(1) / 255)
+        return logits
+
+
+def test_a_slow_network_is_heard_of_once_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Chunks end early, and the training is the same."""
+    plain = train(monkeypatch, True)
+    monkeypatch.setattr(chunks.EagerSteps, "MAX_S", 0.0)
+    ends: list[int] = []
+    advance = chunks.ChunkedLoop.advance
+
+    def watched(self: chunks.ChunkedLoop, fetcher: Any) -> None:
+        advance(self, fetcher)
+        ends.append(self.batch_idx)
+
+    monkeypatch.setattr(chunks.ChunkedLoop, "advance", watched)
+    ours = state(train(monkeypatch, False))
+    assert ends == [*range(10)] * 3
+    assert same(ours["state_dict"], state(plain)["state_dict"]) == []
+    assert same(ours["loops"], state(plain)["loops"]) == []
+
+
+def test_what_a_graph_cannot_repeat_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str | None] = []
+    choose = chunks.ChunkedLoop._choose
+
+    def note(self: chunks.ChunkedLoop, module: Any, batches: Any) -> Any:
+        said.append(graphs.why_not(self.trainer, module))
+        return choose(self, module, batches)
+
+    monkeypatch.setattr(chunks.ChunkedLoop, "_choose", note)
+    cases = {
+        "trainer.precision=32-true": None,
+        "model=mlp": None,
+        "optim=sgd": "this optimizer",
+        "trainer.gradient_clip_val=1.0": "trainer.gradient_clip_val",
+        "trainer.detect_anomaly=true": "trainer.detect_anomaly",
+        " ".join(MOODY): "a network of your own",
+    }
+    for number, override in enumerate(cases):
+        words = [f"name=case{number}", "trainer.max_epochs=1", "figures=none", *override.split()]
+        run.train([*FAST, *words])
+    assert said == [*cases.values()]
 
 
 def test_nothing_is_said_of_an_ordinary_run(capsys: pytest.CaptureFixture[str]) -> None:
@@ -109,10 +181,11 @@ def graphed(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
     """Train as on a GPU, less the capture itself: what `record` returns is called on the CPU."""
 
     def train_graphed(record: Callable[[Replay], Replay], *overrides: str) -> Path:
-        made = functools.partial(graphs.GraphedSteps, record=record)
+        def choose(self: chunks.ChunkedLoop, module: Any, batches: Any) -> graphs.GraphedSteps:
+            return graphs.GraphedSteps(self.trainer, module, batches, self._say, record)
+
         with monkeypatch.context() as patch:
-            patch.setattr(chunks, "can_graph", lambda _: True)
-            patch.setattr(chunks, "GraphedSteps", made)
+            patch.setattr(chunks.ChunkedLoop, "_choose", choose)
             return run.train([*FAST, "name=graphed", "figures=none", *overrides]).folder
 
     return train_graphed

@@ -175,3 +175,21 @@ def test_non_finite_loss_names_epoch_and_step(batches: Batches, bad: float) -> N
     module.training_step = step.__get__(module)  # type: ignore[method-assign]
     with pytest.raises(UserError, match=r"not finite at epoch 2, step 10 \(batch 4 of the epoch\)"):
         trainer(max_epochs=3).fit(module, batches, Batches(batches.items[:1]))
+
+
+def test_weights_that_are_not_finite_are_refused(batches: Batches) -> None:
+    """Also where the loss is: a ReLU may hide them."""
+    module = make()
+
+    class Spoil(pl.Callback):
+        def on_train_batch_end(self, *_: Any) -> None:
+            with torch.no_grad():
+                next(module.parameters())[0, 0] = math.nan
+
+    images = [torch.zeros_like(items[0]) for items in batches.items]
+    black = Batches([(i, items[1]) for i, items in zip(images, batches.items, strict=True)])
+    module.net[0].register_forward_hook(lambda *_: torch.zeros(20, 1, 28, 28))
+    module.net[1].register_forward_hook(lambda *_: torch.zeros(20, 784))
+    module.net[2].register_forward_hook(lambda *_: torch.ones(20, 16, requires_grad=True))
+    with pytest.raises(UserError, match="weights are not finite after epoch 1. Lower optim.lr"):
+        trainer(callbacks=[Spoil()]).fit(module, black, Batches(batches.items[:1]))

@@ -95,6 +95,10 @@ def test_bfloat16_is_float32_within_its_rounding(images: Tensor) -> None:
     values = parameters(32, 1, seed=1)
     exact = plain_first(images, *values)
     ours = fused.first_block(images, values[0], values[1], torch.bfloat16)
+    with torch.autocast("cpu"):  # which Lightning has around it
+        mixed = fused.first_block(images, values[0], values[1], torch.bfloat16)
+    assert torch.equal(mixed, ours)
+    assert ours.float().mean().item() == pytest.approx(exact.mean().item(), rel=5e-4)
     assert ours.dtype == torch.bfloat16
     torch.testing.assert_close(ours.float(), exact, rtol=0.02, atol=0.02)
     grads = torch.autograd.grad(ours.float().sum(), values)
@@ -130,7 +134,7 @@ def test_network_trains_step_by_step_as_its_plain_layers_do(precision: str) -> N
     ours = models.cnn(channels=[32, 64], hidden=128, dropout=0.0, init="torch")
     ours = ours.to(memory_format=torch.channels_last)
     plain = nn.Sequential(OrderedDict(copy.deepcopy(ours).named_children()))
-    assert ours._fused_dtype(torch.empty(0)) is not None
+    assert ours._fused_dtype(torch.zeros(1, 1, 28, 28, dtype=torch.uint8)) is not None
     generator = torch.Generator().manual_seed(1)
     optimizers = [torch.optim.SGD(net.parameters(), lr=0.05) for net in (ours, plain)]
     for _ in range(10):
@@ -166,3 +170,17 @@ def test_hooked_double_and_compiled_networks_use_their_plain_layers() -> None:
         names = {str(node.target) for node in exported.graph.nodes}
         assert "aten.max_pool2d.default" in names
         torch.testing.assert_close(exported.module()(images), fused_logits)
+
+
+@pytest.mark.parametrize("shape", [(2, 1, 32, 32), (2, 3, 28, 28), (1, 28, 28)])
+def test_images_of_another_shape_are_as_the_plain_layers_have_it(shape: tuple[int, ...]) -> None:
+    net = models.cnn(channels=[4, 8], hidden=16, dropout=0.0, init="torch").eval()
+    plain = nn.Sequential(OrderedDict(net.named_children()))
+    images = torch.randint(0, 256, shape, dtype=torch.uint8)
+    outcomes = []
+    for model in (net, plain):
+        try:
+            outcomes.append(tuple(model(images).shape))
+        except RuntimeError as error:
+            outcomes.append(type(error))  # type: ignore[arg-type]
+    assert outcomes[0] == outcomes[1]

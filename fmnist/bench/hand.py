@@ -116,21 +116,26 @@ def make_step(net: Net, data: Data, options: argparse.Namespace) -> Step:
                 weights, grads, firsts, seconds, [], counts, amsgrad=False, maximize=False, **rates
             )
 
-    return graphed(step, options.batch_size) if options.device == "cuda" else step
+    state = [*weights, *firsts, *seconds, *counts]
+    return graphed(step, options.batch_size, state) if options.device == "cuda" else step
 
 
-def graphed(step: Step, batch_size: int) -> Step:
-    """Capture `step` as one CUDA graph; its three warm-up steps train on image 0.
+def graphed(step: Step, batch_size: int, state: list[Tensor]) -> Step:
+    """Capture `step` as one CUDA graph; what its three warm-up steps did to `state` is undone.
 
     https://docs.pytorch.org/docs/stable/notes/cuda.html#whole-network-capture
     """
     static = torch.zeros(batch_size, dtype=torch.int64, device="cuda")
+    before = [values.detach().clone() for values in state]
     stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
         for _ in range(3):
             step(static)
     torch.cuda.current_stream().wait_stream(stream)
+    with torch.no_grad():
+        for values, old in zip(state, before, strict=True):
+            values.copy_(old)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         step(static)
