@@ -59,7 +59,8 @@ class Bench:
         self.results.cases[case] = found
         rounds = self.settings.rounds_of(measure)
         for i in range(rounds):
-            for name, play in plays.items():
+            order = list(plays.items())  # the other way in every second round: who follows whom
+            for name, play in order[:: 1 if i % 2 == 0 else -1]:
                 if not found[name].error:
                     said = self._once(play, found[name], shown)
                     self.say(f"{case}, round {i + 1} of {rounds}, {name}: {said}")
