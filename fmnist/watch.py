@@ -144,18 +144,24 @@ class ProgressBar(LightningProgressBar):
         if self._progress is None or now - self._updated < 0.1:
             return
         self._updated = now
-        tally: Any = pl_module.tallies["train_split"]  # type: ignore[index]
-        numbers = ""
-        if tally.update_called:
-            sums = tally.compute()
-            numbers = f"loss {sums['loss']:.3f}  acc {sums['acc']:.1%}"
+        numbers = _numbers(pl_module)
         self._progress.update(self._task, completed=batch_idx + 1, numbers=numbers)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self._progress is not None:
-            self._progress.update(self._task, completed=int(trainer.num_training_batches))
+            done, numbers = int(trainer.num_training_batches), _numbers(pl_module)
+            self._progress.update(self._task, completed=done, numbers=numbers, refresh=True)
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         if self._progress is not None:
             self._progress.stop()
             self._progress = None
+
+
+def _numbers(pl_module: pl.LightningModule) -> str:
+    """Put the means of the epoch's steps that are counted by now into words."""
+    tally: Any = pl_module.tallies["train_split"]  # type: ignore[index]
+    if not tally.update_called:
+        return ""
+    sums = tally.compute()
+    return f"loss {sums['loss']:.3f}  acc {sums['acc']:.1%}"
