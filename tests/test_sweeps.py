@@ -197,7 +197,7 @@ def test_the_end_of_a_killed_pool_ends_its_workers(user: User) -> None:
 def test_two_processes_train_the_jobs_of_a_sweep_like_one(user: User) -> None:
     """Lightning starts the second process from the command line, which is a sweep."""
     user.environment["OMP_NUM_THREADS"] = "1"
-    words = [*SHORT, "seed=0,1", "model=mlp"]
+    words = [*SHORT, "seed=0,1", "model=mlp", "trainer.precision=32-true"]
     alone, both = user.sweep(*words, "name=one"), user.sweep(
         *words, "name=two", "trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2"
     )  # fmt: skip
