@@ -43,30 +43,12 @@ def same(one: Any, other: Any, where: str = "") -> list[str]:
     return [] if equal else [f"{where}: {one} != {other}"]
 
 
-@pytest.mark.parametrize(
-    "overrides",
-    [
-        [],
-        ["trainer.log_every_n_steps=3"],
-        ["trainer.log_every_n_steps=1000"],
-        ["trainer.gradient_clip_val=0.1"],
-        ["trainer.precision=32-true", "model.dropout=0.5", "augment=strong"],
-        ["trainer.precision=bf16-mixed", "model.dropout=0.5", "augment=strong"],
-        ["trainer.limit_train_batches=7"],
-        ["trainer.check_val_every_n_epoch=2"],
-        ["trainer.overfit_batches=2"],
-        ["data.val_size=0", "optim=sgd"],
-        ["optim=adamw", "optim.optimizer.weight_decay=0.1"],
-        ["optim.optimizer.decoupled_weight_decay=true", "optim.optimizer.weight_decay=0.1"],
-        ["trainer.precision=bf16-true"],
-        [*MOODY, "trainer.precision=32-true"],
-        ["callbacks.early_stopping.patience=1"],
-    ],
-    ids=lambda overrides: " ".join(overrides) or "defaults",
-)
-def test_chunks_train_as_lightnings_loop_does(
-    monkeypatch: pytest.MonkeyPatch, overrides: list[str]
-) -> None:
+def state(folder: Path) -> dict[str, Any]:
+    loaded: dict[str, Any] = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
+    return loaded
+
+
+def check_chunks(monkeypatch: pytest.MonkeyPatch, overrides: list[str]) -> None:
     folders = [train(monkeypatch, plain, *overrides) for plain in (True, False)]
     states = [state(folder) for folder in folders]
     for loaded in states:
@@ -74,6 +56,45 @@ def test_chunks_train_as_lightnings_loop_does(
             row |= {"images_per_s": 0, "epoch_s": 0}
     assert same(*states) == []
     assert states[1]["global_step"] > 0
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["trainer.log_every_n_steps=3", "trainer.check_val_every_n_epoch=2"],
+        ["trainer.precision=32-true", "model.dropout=0.5", "augment=strong"],
+        ["optim.optimizer.decoupled_weight_decay=true", "optim.optimizer.weight_decay=0.1"],
+        [*MOODY, "trainer.precision=32-true"],
+    ],
+    ids=" ".join,
+)
+def test_chunks_train_as_lightnings_loop_does(
+    monkeypatch: pytest.MonkeyPatch, overrides: list[str]
+) -> None:
+    check_chunks(monkeypatch, overrides)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        [],
+        ["trainer.log_every_n_steps=1000"],
+        ["trainer.gradient_clip_val=0.1"],
+        ["trainer.precision=bf16-mixed", "model.dropout=0.5", "augment=strong"],
+        ["trainer.precision=bf16-true"],
+        ["trainer.limit_train_batches=7"],
+        ["trainer.overfit_batches=2"],
+        ["data.val_size=0", "optim=sgd"],
+        ["optim=adamw", "optim.optimizer.weight_decay=0.1"],
+        ["callbacks.early_stopping.patience=1"],
+    ],
+    ids=lambda overrides: " ".join(overrides) or "defaults",
+)
+def test_chunks_train_so_under_other_settings_too(
+    monkeypatch: pytest.MonkeyPatch, overrides: list[str]
+) -> None:
+    check_chunks(monkeypatch, overrides)
 
 
 @pytest.mark.parametrize(
@@ -137,6 +158,7 @@ def test_a_slow_network_is_heard_of_once_a_second(monkeypatch: pytest.MonkeyPatc
     assert same(ours["loops"], state(plain)["loops"]) == []
 
 
+@pytest.mark.slow
 def test_what_a_graph_cannot_repeat_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str | None] = []
     choose = chunks.ChunkedLoop._choose
@@ -189,11 +211,6 @@ def graphed(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
             return run.train([*FAST, "name=graphed", "figures=none", *overrides]).folder
 
     return train_graphed
-
-
-def state(folder: Path) -> dict[str, Any]:
-    loaded: dict[str, Any] = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
-    return loaded
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "adamw"])
