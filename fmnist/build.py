@@ -21,7 +21,7 @@ from pytorch_lightning.callbacks import EarlyStopping, EMAWeightAveraging
 from pytorch_lightning.profilers import AdvancedProfiler, Profiler, PyTorchProfiler, SimpleProfiler
 from torch import nn
 
-from fmnist import schema, seeds
+from fmnist import process, schema, seeds
 from fmnist.augment import Augment
 from fmnist.classifier import Classifier, Schedule
 from fmnist.data import FashionMNISTData
@@ -176,8 +176,7 @@ def fastest_precision(accelerator: str) -> str:
     elif accelerator in ("auto", "gpu", "mps") and torch.backends.mps.is_available():
         native = False
     else:
-        can = torch.cpu.get_capabilities()
-        native = bool(can.get("avx512_bf16") or can.get("amx_bf16"))
+        native = process.has_bfloat16()
     return "bf16-mixed" if native else "32-true"
 
 

@@ -160,14 +160,13 @@ class LeanUpdate:
 
     def __init__(self, optimizer: Optimizer) -> None:
         self.optimizer = optimizer
-        self.weights = [w for group in optimizer.param_groups for w in group["params"]]
-        self.given: list[bool] = []  # which of the weights had a gradient
         self.groups: list[tuple[dict[str, Any], list[Tensor], list[list[Tensor]]]] = []
+        self.forget()
 
     def forget(self) -> None:
         """Take the next step by the optimizer itself, and find its weights and state anew."""
         self.weights = [w for group in self.optimizer.param_groups for w in group["params"]]
-        self.given = []
+        self.given: list[bool] = []  # which of them had a gradient
 
     @torch.no_grad()
     def __call__(self) -> None:

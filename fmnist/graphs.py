@@ -1,7 +1,7 @@
 """A training step as one CUDA graph: the GPU works while Python waits, not the other way round.
 
-At batch 512 the network's step takes an H100 about as long as Python takes to launch two of its
-fifty kernels. See "CUDA Graphs" in PyTorch's notes on CUDA semantics.
+A step of a small network is dozens of kernels, each shorter than its launch. See "CUDA Graphs" in
+PyTorch's notes on CUDA semantics.
 """
 
 import gc

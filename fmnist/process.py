@@ -1,4 +1,4 @@
-"""What makes a process fast before any training: quick imports, an allocator that keeps memory."""
+"""What makes a process fast whatever it trains: imports, the allocator, the CPU's abilities."""
 
 import ctypes
 import gc
@@ -32,6 +32,14 @@ def keep_memory() -> None:
         libc = ctypes.CDLL(None)
         libc.mallopt(-4, 0)  # M_MMAP_MAX: no private mappings
         libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: never shrink the heap
+
+
+def has_bfloat16() -> bool:
+    """Say whether the CPU multiplies bfloat16 by instructions of its own."""
+    import torch
+
+    can = torch.cpu.get_capabilities()
+    return bool(can.get("avx512_bf16") or can.get("amx_bf16"))
 
 
 def forget_nvml() -> None:

@@ -28,8 +28,8 @@ contestants:
 {_listed(CONTESTANTS)}
 
 examples:
-  %(prog)s --quick                                 does it all run? 4 minutes, no meaning
-  %(prog)s --md bench.md --json bench.json         everything, 80 minutes on 2 cores
+  %(prog)s --quick                                 does it all run? no meaning
+  %(prog)s --md bench.md --json bench.json         everything, an hour or two on 2 cores
   %(prog)s --measure matmul,epoch --rounds 3       epochs alone
   %(prog)s --device cuda                           on a GPU
   %(prog)s --keras-python ~/tf/bin/python          Keras from another environment

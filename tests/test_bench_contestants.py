@@ -16,7 +16,7 @@ import torch
 from run_folders import write_run
 from torch.utils.flop_counter import FlopCounterMode
 
-from fmnist import models, sources
+from fmnist import models, process, sources
 from fmnist.bench import benchmark, framework, hand, launch, machine, network, prepare
 from fmnist.bench.derived import flops_per_image
 from fmnist.bench.peer import read_images, read_split
@@ -48,7 +48,7 @@ def run_main(
     """Run a contestant in this process and return what its last line says."""
 
     def run(name: str, *options: str) -> dict[str, Any]:
-        monkeypatch.setattr(hand, "keep_memory", lambda: None)  # not for the other tests
+        monkeypatch.setattr(process, "keep_memory", lambda: None)  # not for the other tests
         places = [f"--data={bench_data}", f"--split={bench_data / 'split.npz'}"]
         monkeypatch.setattr(sys, "argv", [name, *places, "--batch-size=50", *options])
         with warnings.catch_warnings():

@@ -7,8 +7,6 @@ framework adds; on a GPU the whole step is one CUDA graph. No progress, logs or 
 """
 
 import argparse
-import ctypes
-import platform
 import time
 from collections.abc import Callable
 from typing import Any
@@ -17,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fmnist import fused
+from fmnist import fused, process
 from fmnist.bench.peer import Report, parse_options, read_images, read_split
 
 EVAL_BATCH_SIZE = 1000
@@ -61,7 +59,7 @@ class Data:
 def main() -> None:
     options = parse_options(__doc__)
     report = Report(options)
-    keep_memory()
+    process.keep_memory()
     train, test = Data(options, "train"), Data(options, "t10k")
     indices = [torch.from_numpy(part).to(options.device) for part in read_split(options.split)]
     all_tests = torch.arange(len(test.labels), device=options.device)
@@ -163,16 +161,8 @@ def evaluate(net: Net, data: Data, indices: Tensor, report: Report) -> tuple[flo
 
 def precision(device: str) -> torch.dtype:
     """Return bfloat16 where the device computes with it; the same type switches autocast off."""
-    has_it = device == "cuda" or torch.cpu._is_avx512_bf16_supported()
+    has_it = device == "cuda" or process.has_bfloat16()
     return torch.bfloat16 if has_it else torch.float32
-
-
-def keep_memory() -> None:
-    """Let glibc keep freed memory: mallopt(3), M_MMAP_MAX and M_TRIM_THRESHOLD."""
-    if platform.libc_ver()[0] == "glibc":
-        libc = ctypes.CDLL(None)
-        libc.mallopt(-4, 0)
-        libc.mallopt(-1, 2**31 - 1)
 
 
 if __name__ == "__main__":

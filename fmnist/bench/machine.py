@@ -9,6 +9,8 @@ from pathlib import Path
 
 import torch
 
+from fmnist import process
+
 SIZES = {"cpu": (512, 1024, 2048), "cuda": (4096, 8192)}
 TRY_S = 0.4  # of each size and type
 
@@ -30,7 +32,7 @@ def describe() -> dict[str, object]:
         else os.cpu_count(),
         "threads": torch.get_num_threads(),
         "instructions": torch.backends.cpu.get_cpu_capability(),
-        "bf16": bool(torch.cpu._is_avx512_bf16_supported()),
+        "bf16": process.has_bfloat16(),
         "gpu": torch.cuda.get_device_name() if has_cuda else None,
         "cuda": torch.version.cuda if has_cuda else None,
         "system": platform.platform(terse=True),
@@ -40,7 +42,7 @@ def describe() -> dict[str, object]:
 def measure(device: str) -> dict[str, object]:
     """Return {type: best TFLOP/s} and {type: the size that gave it}, of square matrices."""
     types = [torch.float32]
-    if device == "cuda" or torch.cpu._is_avx512_bf16_supported():
+    if device == "cuda" or process.has_bfloat16():
         types.append(torch.bfloat16)
     rates, sizes = {}, {}
     for dtype in types:
