@@ -1,17 +1,30 @@
-"""Score a finished run on a split, and keep what was read of the test set."""
+"""Evaluate a finished run on a split, and keep what was read of the test set in its folder."""
 
 import datetime
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fmnist import process, record, report
 from fmnist.compare.table import find_best
 from fmnist.errors import UserError
 
+if TYPE_CHECKING:
+    from fmnist.model import Model, Outputs
+
 SCHEMA = 1
 SPLITS = ("test", "val", "train")
+_PARTS = {"scores": dict, "intervals": dict, "classes": list, "confusion": list, "confused": list}
+
+
+class NotKeptError(UserError):
+    """The evaluation was done, but its `report` could not be written to the run folder."""
+
+    def __init__(self, message: str, report: dict[str, Any]) -> None:
+        super().__init__(message)
+        self.report = report
 
 
 def choose(folder: Path) -> tuple[Path, list[str]]:
@@ -36,84 +49,118 @@ def choose(folder: Path) -> tuple[Path, list[str]]:
     return best, notes
 
 
-def evaluate(folder: Path, split: str = "test") -> dict[str, float]:
-    """Return {"<split>/acc": fraction, "<split>/loss": nats} of best.ckpt in `folder`.
+def evaluate(folder: Path, split: str = "test") -> dict[str, Any]:
+    """Return the report on best.ckpt of the run in `folder`, as kept in eval-<split>.json.
 
-    The result is kept in eval-<split>.json. The test set is read once: asked again, or where the
-    training read it, the stored scores come back. Raises UserError when there is no finished run,
-    no model or no data.
+    It holds what `scores.summarize` says, the temperature scaling of `scores.recalibrate` (where
+    there is a validation split) and `notes`. A split is read once: asked again, the kept report
+    comes back, as long as the checkpoint is the same. Raises UserError when there is no finished
+    run, no model or no data; NotKeptError, with the report, when the folder cannot be written.
     """
     run = record.read(folder)
     if run.status != "finished":
         raise UserError(f"{folder} is not finished but {run.status}. Train it to its end first.")
-    if stored := stored_scores(run, split):
-        return stored
-    scores = _measure(run, split)
-    told = {
+    checkpoint = _digest(folder / "checkpoints" / "best.ckpt")
+    if kept := _kept(folder, split, checkpoint):
+        return kept
+    process.import_torch()
+    process.keep_memory()
+    from fmnist.model import load_model
+
+    model = load_model(folder)
+    outputs = model.outputs(split)
+    found = {
         "schema": SCHEMA,
         "split": split,
-        "scores": scores,
         "best_epoch": run.data.get("best_epoch"),
+        "checkpoint_sha256": checkpoint,
+        **_measure(model, outputs, split),
         "evaluated": f"{datetime.datetime.now().astimezone():%Y-%m-%dT%H:%M:%S%z}",
         "versions": record.versions(),
         **record.commit(),
     }
-    record.write_atomically(_path(folder, split), json.dumps(told, indent=2) + "\n")
-    return scores
-
-
-def stored_scores(run: record.Record, split: str) -> dict[str, float]:
-    """Return the scores on `split` that are known: the training's of the test set, or those kept.
-
-    The training's own train/* are running means of an epoch, and its val/* were measured on the
-    way: these are no evaluation.
-    """
-    if split == "test" and "test/acc" in run.scores:
-        return {k: v for k, v in run.scores.items() if k.startswith("test/")}
     try:
-        kept = json.loads(_path(run.folder, split).read_text("utf-8"))
-    except (OSError, ValueError):
-        return {}
-    scores = kept.get("scores") if isinstance(kept, dict) else None
-    names = (f"{split}/acc", f"{split}/loss")
-    if not isinstance(scores, Mapping) or not all(_is_number(scores.get(n)) for n in names):
-        return {}
-    return {name: float(scores[name]) for name in names}
+        record.write_atomically(_path(folder, split), json.dumps(found, indent=2) + "\n")
+        _draw(model, outputs, split, found)
+    except UserError as error:
+        raise NotKeptError(str(error), found) from None
+    return found
 
 
-def _measure(run: record.Record, split: str) -> dict[str, float]:
-    """Measure as the training does: one prediction path, batches of the same size."""
-    process.import_torch()
-    process.keep_memory()
-    import torch
-    from torch.nn import functional as F
+def has_read_test(run: record.Record) -> bool:
+    """Say whether the test set has been read for a run: by its training or by an evaluation."""
+    return "test/acc" in run.scores or _path(run.folder, "test").exists()
 
-    from fmnist import build
-    from fmnist.classifier import Tally
-    from fmnist.data import FashionMNISTData
-    from fmnist.model import load_model
 
-    model = load_model(run.folder)
-    data = build.data(model.config)
-    data.prepare_data()
-    data.setup()
-    if split != "test" and data.split_hash != run.data.get("split_hash"):
+def _measure(model: "Model", outputs: "Outputs", split: str) -> dict[str, Any]:
+    from fmnist import scores
+
+    found = scores.summarize(split, outputs.labels, outputs.logits, model.class_names)
+    notes = _compare(found["scores"], model.run, split)
+    try:
+        val = outputs if split == "val" else model.outputs("val")
+    except UserError as error:
+        notes.append(f"No temperature scaling: {error}")
+    else:
+        logits = (outputs.labels, outputs.logits, val.labels, val.logits)
+        found["calibration"] = scores.recalibrate(*logits)
+    return found | {"notes": notes}
+
+
+def _compare(measured: Mapping[str, float], run: record.Record, split: str) -> list[str]:
+    """Say where the training recorded another accuracy; its train/acc is of another kind."""
+    name = f"{split}/acc"
+    recorded = run.scores.get(name, measured[name])
+    if split == "train" or run.data.get("partial") or abs(recorded - measured[name]) < 1e-9:
+        return []
+    return [
+        f"run.json recorded {name} {recorded:.2%}: other hardware or versions round differently."
+    ]
+
+
+def _draw(model: "Model", outputs: "Outputs", split: str, found: Mapping[str, Any]) -> None:
+    """Draw figures/eval-<split>-*.png."""
+    from fmnist import charts, figures, scores
+
+    folder = model.run.folder / "figures"
+    names, labels = model.class_names, outputs.labels
+    probs = scores.softmax(outputs.logits)
+    temperature = found.get("calibration", {}).get("temperature")
+    scaled = scores.softmax(outputs.logits / temperature) if temperature else None
+    drawn = {
+        "classes": charts.classes(found["classes"]),
+        "confusion": charts.confusion(labels, probs.argmax(axis=1), names),
+        "mistakes": figures.mistakes(outputs.images, labels, probs, names),
+        "reliability": charts.reliability(labels, probs, scaled),
+    }
+    try:
+        folder.mkdir(exist_ok=True)
+        for name, figure in drawn.items():
+            figures.save(figure, folder / f"eval-{split}-{name}.png")
+    except OSError as error:
         raise UserError(
-            f"The validation split of {run.folder} cannot be drawn again: its split_hash differs. "
-            "Use the versions in its run.json, or --split test."
-        )
-    size, tally = FashionMNISTData.EVAL_BATCH_SIZE, Tally()
-    images, labels = (torch.split(array, size) for array in data.arrays(split))
-    with torch.inference_mode():
-        for x, y in zip(images, labels, strict=True):
-            logits = model.classifier.predict_logits(x)
-            tally.update(F.cross_entropy(logits, y), logits, y)
-    return {f"{split}/{name}": value.item() for name, value in tally.compute().items()}
+            f"Cannot write {folder} ({error.strerror}). Free some space or make it writable; the "
+            f"scores are kept in {_path(model.run.folder, split)}."
+        ) from None
+
+
+def _kept(folder: Path, split: str, checkpoint: str) -> dict[str, Any] | None:
+    """Return the report that an earlier evaluation of the same checkpoint left, if it is whole."""
+    try:
+        kept = json.loads(_path(folder, split).read_text("utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    is_whole = isinstance(kept, dict) and all(isinstance(kept.get(k), t) for k, t in _PARTS.items())
+    return kept if is_whole and kept.get("checkpoint_sha256") == checkpoint else None
+
+
+def _digest(path: Path) -> str:
+    """Return the sha256 of a file; of nothing, where it is missing: loading it says so."""
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError:
+        return ""
 
 
 def _path(folder: Path, split: str) -> Path:
     return folder / f"eval-{split}.json"
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)

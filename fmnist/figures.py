@@ -6,13 +6,12 @@ Without pyplot: no display, no global state. A user's matplotlibrc is ignored.
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from matplotlib import style
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.colors import LinearSegmentedColormap, PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
@@ -27,8 +26,6 @@ Rows = Sequence[Mapping[str, float]]
 # Okabe and Ito, "Color Universal Design", 2008, https://jfly.uni-koeln.de/color/
 BLUE, SKY_BLUE, VERMILLION = "#0072B2", "#56B4E9", "#D55E00"
 DARK, PALE = "#444444", "#BBBBBB"
-# Zero is white. Steps in CIELAB: sd 4 % of their mean (viridis 20 %; matplotlib 3.11, 2026-11).
-SHADES = LinearSegmentedColormap.from_list("shades", ["#FFFFFF", "#00406B"])
 LOOKS: dict[str, dict[str, Any]] = {
     "train": {"color": BLUE, "linestyle": (0, (4, 1.5)), "marker": "o", "ms": 4},
     "val": {"color": VERMILLION, "linestyle": "-", "marker": "s", "ms": 4, "mfc": "white"},
@@ -49,19 +46,10 @@ _RC: dict[Any, Any] = {
 styled = style.context(("default", _RC))
 
 
-class Calibration(NamedTuple):
-    """Top-label calibration in bins of confidence; `accuracy` and `confidence` are nan if empty."""
-
-    counts: NDArray[np.int64]
-    accuracy: NDArray[np.float64]
-    confidence: NDArray[np.float64]
-    ece: float
-
-
 @styled
 def samples(images: Images, labels: Ints, class_names: Names) -> Figure:
     """Show the first 25 images with their class names."""
-    _check(len(class_names), labels, images=images)
+    check(len(class_names), labels, images=images)
     figure, axes, corners = _draw_images(images[:25], 5, (38, 40), "Images and their classes")
     for (x, y), label in zip(corners, labels, strict=False):
         axes.text(x + 14, y + 29.5, class_names[label], ha="center", va="top")
@@ -108,7 +96,7 @@ def _draw_splits(axes: Axes, rows: Rows, key: str, best: Any) -> None:
             axes.plot(x[bad], 0 * x[bad], "kx", transform=foot, clip_on=False, label="not finite")
         if best in x:
             value = y[x == best][0]
-            note = f"{split} {_percent(value / 100) if key == 'acc' else f'{value:.3g}'}"
+            note = f"{split} {percent(value / 100) if key == 'acc' else f'{value:.3g}'}"
     if note:
         axes.axvline(best, color=DARK, linewidth=1, linestyle=":", zorder=0)
         axes.plot(best, value, "ko:", mfc="none", ms=10, lw=1, label=f"best epoch {best}")
@@ -125,7 +113,7 @@ def _draw_splits(axes: Axes, rows: Rows, key: str, best: Any) -> None:
 @styled
 def predictions(images: Images, labels: Ints, probs: Floats, class_names: Names) -> Figure:
     """Show the first 15 images, each with its label and its three likeliest classes."""
-    probs = _check(len(class_names), labels, images=images, probs=probs)
+    probs = check(len(class_names), labels, images=images, probs=probs)
     num_right = np.count_nonzero(probs[:15].argmax(1) == labels[:15])
     title = f"The first {len(images[:15])} images: {num_right} predictions correct"
     return _draw_outputs(images[:15], labels[:15], probs[:15], class_names, title)
@@ -134,7 +122,7 @@ def predictions(images: Images, labels: Ints, probs: Floats, class_names: Names)
 @styled
 def mistakes(images: Images, labels: Ints, probs: Floats, class_names: Names) -> Figure:
     """Show the 15 most confident wrong predictions, sorted; arguments as for `predictions`."""
-    probs = _check(len(class_names), labels, images=images, probs=probs)
+    probs = check(len(class_names), labels, images=images, probs=probs)
     wrong = np.flatnonzero(probs.argmax(1) != labels)
     worst = wrong[np.argsort(-probs[wrong].max(1), kind="stable")][:15]
     title = f"{len(wrong):,} of {len(images):,} predictions wrong"
@@ -156,7 +144,7 @@ def _draw_outputs(images: Images, labels: Ints, probs: Floats, names: Names, tit
         axes.barh(rows, 14 * shares[top], 3.5, x + 55, color=[color, PALE, PALE][: len(top)])
         for row, index, share in zip(rows, top, shares[top], strict=True):
             axes.text(x + 54, row, names[index], ha="right", va="center_baseline", fontsize=8)
-            axes.text(x + 56 + 14 * share, row, _percent(share), va="center_baseline", fontsize=8)
+            axes.text(x + 56 + 14 * share, row, percent(share), va="center_baseline", fontsize=8)
     return figure
 
 
@@ -184,78 +172,6 @@ def _draw_images(
 
 
 @styled
-def confusion(labels: Ints, preds: Ints, class_names: Names) -> Figure:
-    """Draw the K x K confusion matrix: counts, shaded by their share of the true class; recall."""
-    k = len(class_names)
-    _check(k, labels, preds=preds)
-    counts = np.zeros((k, k), np.int64)
-    np.add.at(counts, (labels, preds), 1)
-    shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
-    figure = Figure((7.6, 5.5), DPI, layout="constrained")
-    axes = figure.subplots()
-    # The square root makes an error of 1 % visible beside a diagonal of 90 %.
-    shading = axes.imshow(shares, cmap=SHADES, norm=PowerNorm(0.5, 0, 1), aspect="auto")
-    for (row, column), count in np.ndenumerate(counts):
-        color = PALE if not count else "white" if shares[row, column] > 0.48 else "black"
-        axes.text(column, row, f"{count}", ha="center", va="center", color=color)
-    axes.annotate("Recall", (1, 1), (5, 6), "axes fraction", "offset points", weight="bold")
-    for row, count in enumerate(counts.sum(1)):
-        recall = _percent(shares[row, row]) if count else "no images"
-        axes.annotate(recall, (k - 0.5, row), (5, 0), "data", "offset points", va="center")
-    wrapped = [name.replace(" ", "\n").replace("/", "/\n") for name in class_names]
-    fits = k <= 10 and max(map(len, "\n".join(wrapped).split("\n"))) <= 8
-    axes.set_xticks(range(k), wrapped if fits else class_names, rotation=0 if fits else 90)
-    axes.tick_params(length=0, labelsize=8.5)
-    axes.set_yticks(range(k), class_names)
-    title = f"{_percent(counts.trace() / len(labels))} of {len(labels):,} images correct"
-    axes.set(title=title, xlabel="Predicted class", ylabel="True class", frame_on=False)
-    bar = figure.colorbar(shading, shrink=0.5, aspect=25, label="Share of the true class")
-    bar.set_ticks([0, 0.01, 0.1, 0.3, 0.6, 1], labels=["0%", "1%", "10%", "30%", "60%", "100%"])
-    return figure
-
-
-@styled
-def reliability(labels: Ints, probs: Floats) -> Figure:
-    """Draw accuracy against confidence in 15 bins, and how many images each bin holds."""
-    counts, accuracy, confidence, ece = calibration(labels, probs)
-    width = 1 / len(counts)
-    figure = Figure((5.6, 5.6), DPI, layout="constrained")
-    top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
-    gap: dict[str, Any] = {"facecolor": "none", "edgecolor": VERMILLION, "hatch": "////"}
-    centers = np.arange(width / 2, 1, width)
-    top.bar(centers, accuracy, width, color=SKY_BLUE, edgecolor="white", label="accuracy")
-    top.bar(centers, confidence - accuracy, width, accuracy, label="gap to confidence", **gap)
-    top.axline((0, 0), (1, 1), color="black", linestyle="--", linewidth=1, label="perfect")
-    top.set(xlim=(0, 1), ylim=(0, 1), ylabel="Accuracy")
-    top.set_title(f"Expected calibration error (ECE): {_percent(ece)}")
-    figure.legend(loc="outside upper left", ncols=3)
-    bottom.bar(centers, counts, width, color=DARK, edgecolor="white")
-    bottom.set(yscale="log", ylim=(0.5, 2 * counts.max()), xlabel="Confidence", ylabel="Images")
-    bottom.yaxis.set_major_formatter("{x:,.0f}")
-    bottom.minorticks_off()
-    top.yaxis.set_major_formatter("{x:.0%}")
-    bottom.xaxis.set_major_formatter("{x:.0%}")
-    return figure
-
-
-def calibration(labels: Ints, probs: Floats, num_bins: int = 15) -> Calibration:
-    """Compare top-label confidence with accuracy; labels (N,), probs (N, K) as in `predictions`.
-
-    The expected calibration error (ECE) of Guo et al. 2017 (arXiv:1706.04599): bins of equal width,
-    open below and closed above. A confidence of 1 is in the last (torchmetrics: in one of its own).
-    """
-    probs = _check(probs.shape[-1], labels, probs=probs)
-    confidence = probs.max(1)
-    bins = np.searchsorted(np.linspace(0, 1, num_bins + 1)[1:-1], confidence)
-    counts = np.bincount(bins, minlength=num_bins)
-    filled = np.where(counts, counts, np.nan)
-    mean_accuracy = np.bincount(bins, probs.argmax(1) == labels, num_bins) / filled
-    mean_confidence = np.bincount(bins, confidence, num_bins) / filled
-    ece = np.nansum(np.abs(mean_accuracy - mean_confidence) * counts) / len(labels)
-    return Calibration(counts, mean_accuracy, mean_confidence, float(ece))
-
-
-@styled
 def save(figure: Figure, path: Path) -> None:
     """Write a PNG, the same bytes each time; at any moment `path` holds the old or the new one."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -274,7 +190,7 @@ def to_array(figure: Figure) -> NDArray[np.uint8]:
     return np.ascontiguousarray(np.asarray(canvas.buffer_rgba())[:, :, :3])
 
 
-def _check(num_classes: int, labels: Ints, **others: NDArray[Any]) -> NDArray[np.float64]:
+def check(num_classes: int, labels: Ints, **others: NDArray[Any]) -> NDArray[np.float64]:
     """Raise ValueError unless each array is as its name demands; return `probs` without nan."""
     n, k = len(labels), num_classes
     integers = ("bhilqBHILQ", {(n,)}, k - 1, "integers (N,) in 0..K-1")
@@ -292,7 +208,7 @@ def _check(num_classes: int, labels: Ints, **others: NDArray[Any]) -> NDArray[np
     return np.nan_to_num(others.get("probs", np.zeros(0)).astype(np.float64), nan=0)
 
 
-def _percent(fraction: float) -> str:
+def percent(fraction: float) -> str:
     """Format with one decimal, where 100.0% and 0.0% mean exactly that."""
     if 0.9995 <= fraction < 1:
         return ">99.9%"

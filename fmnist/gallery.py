@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from fmnist import figures
+from fmnist import charts, figures
 from fmnist.callbacks import Events, Row
 
 
@@ -40,8 +40,8 @@ class Gallery:
         names = self.class_names
         self._keep("predictions", figures.predictions(*arrays, names), step)
         self._keep("mistakes", figures.mistakes(*arrays, names), step)
-        self._keep("confusion", figures.confusion(arrays[1], arrays[2].argmax(1), names), step)
-        self._keep("reliability", figures.reliability(arrays[1], arrays[2]), step)
+        self._keep("confusion", charts.confusion(arrays[1], arrays[2].argmax(1), names), step)
+        self._keep("reliability", charts.reliability(arrays[1], arrays[2]), step)
 
     def _keep(self, name: str, figure: Any, step: int) -> None:
         self.folder.mkdir(exist_ok=True)

@@ -2,36 +2,46 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fmnist import CLASSES, build, record
+from fmnist import CLASSES, build, config, record, scores
 from fmnist.classifier import Classifier
-from fmnist.errors import UserError
+from fmnist.data import FashionMNISTData
+from fmnist.errors import UsageError, UserError
+
+
+class Outputs(NamedTuple):
+    """What a model makes of a split."""
+
+    images: NDArray[np.uint8]  # (N, 1, 28, 28)
+    labels: NDArray[np.int64]  # (N,)
+    logits: NDArray[np.float32]  # (N, 10)
 
 
 class Model:
-    """The network of a run with its selected weights, on the CPU, in float32."""
+    """The network of a run with its selected weights, on the CPU, in float32.
+
+    `config` is that of its record, with today's defaults for keys that are younger.
+    """
 
     class_names = CLASSES
 
-    def __init__(self, classifier: Classifier, run: record.Record) -> None:
+    def __init__(
+        self, classifier: Classifier, run: record.Record, config: Mapping[str, Any]
+    ) -> None:
         self.classifier = classifier.eval()
         self.run = run
+        self.config = config
 
-    @property
-    def config(self) -> Mapping[str, Any]:
-        return self.run.data["config"]  # type: ignore[no-any-return]
-
-    @torch.inference_mode()
     def predict(
-        self, images: Tensor | NDArray[np.uint8], batch_size: int = 1000
+        self, images: Tensor | NDArray[np.uint8], batch_size: int = FashionMNISTData.EVAL_BATCH_SIZE
     ) -> NDArray[np.float32]:
-        """Return class probabilities (N, 10).
+        """Return class probabilities (N, 10), in the order of `class_names`.
 
         `images` are uint8, light on black as in the data set: (N, 28, 28), (N, 1, 28, 28) or one
         (28, 28). Raises UserError for another shape or type.
@@ -44,26 +54,92 @@ class Model:
                 "images must be uint8 of shape (N, 28, 28) or (N, 1, 28, 28), "
                 f"got {array.dtype} {array.shape}."
             )
+        if not isinstance(batch_size, int) or batch_size < 1:
+            raise UserError(f"batch_size must be a whole number >= 1, got {batch_size!r}.")
         batch = torch.from_numpy(array).reshape(-1, 1, 28, 28)
-        logits = [self.classifier.predict_logits(part) for part in torch.split(batch, batch_size)]
-        if not logits:
-            return np.zeros((0, len(CLASSES)), dtype=np.float32)
-        probs: NDArray[np.float32] = torch.cat(logits).softmax(dim=1).numpy()
+        probs: NDArray[np.float32] = self._logits(batch, batch_size).softmax(dim=1).numpy()
         return probs
+
+    def evaluate(self, split: str = "test") -> dict[str, float]:
+        """Return {"<split>/acc", "/loss", "/f1", "/brier", "/ece"} of test, val or train.
+
+        Accuracy and the mean F1 of the classes are fractions of 1, the loss is in nats. Measures
+        each time and writes nothing; `fmnist.evaluation.evaluate` keeps what it measures. Raises
+        UserError where the data or the split cannot be had.
+        """
+        found = self.outputs(split)
+        report = scores.summarize(split, found.labels, found.logits, self.class_names)
+        return dict(report["scores"])
+
+    def outputs(self, split: str) -> Outputs:
+        """Return what the model makes of all images of a split; raises as `evaluate`."""
+        if split not in ("test", "val", "train"):
+            raise UserError(f"split must be test, val or train, got {split!r}.")
+        data = build.data(self.config)
+        data.prepare_data()
+        data.setup()
+        self._check_split(data, split)
+        images, labels = data.arrays(split)
+        logits = self._logits(images, FashionMNISTData.EVAL_BATCH_SIZE)
+        return Outputs(images.numpy(), labels.numpy(), logits.numpy())
+
+    @torch.inference_mode()
+    def _logits(self, images: Tensor, batch_size: int) -> Tensor:
+        parts = torch.split(images, batch_size) if len(images) else ()
+        logits = [self.classifier.predict_logits(part) for part in parts]
+        joined = torch.cat(logits) if logits else torch.zeros(0, len(CLASSES))
+        if not joined.isfinite().all():
+            raise UserError(
+                f"The network of {self.run.folder} gives values that are not finite. "
+                "Train it again with a lower optim.lr."
+            )
+        return joined
+
+    def _check_split(self, data: FashionMNISTData, split: str) -> None:
+        """Refuse a split that is empty, or not the one that the run was trained with."""
+        if split == "test":
+            return
+        if data.split_hash != self.run.data.get("split_hash"):
+            raise UserError(
+                f"The validation split of {self.run.folder} cannot be drawn again: its split_hash "
+                "differs. Use the versions in its run.json, or the test split."
+            )
+        if not len(data.arrays(split)[1]):
+            raise UserError(
+                f"{self.run.folder} was trained with data.val_size=0: it has no {split} split. "
+                "Take test or train."
+            )
 
 
 def load_model(folder: Path) -> Model:
-    """Build the model of a run folder from its record and best.ckpt."""
+    """Build the model of a run folder, wherever it was copied to, from its record and best.ckpt.
+
+    Raises UserError when they are missing, damaged or not readable by this version.
+    """
     run = record.read(folder)
     path = folder / "checkpoints" / "best.ckpt"
     if not path.exists():
         raise UserError(
             f"{path} is missing. Train the run to its end, with checkpoints=best or all."
         )
-    classifier = build.classifier(run.data["config"])
+    try:
+        values = config.revive(run.data["config"], run.data["overrides"])
+        classifier = build.classifier(values)
+    except UsageError as error:
+        raise UserError(f"{folder / record.RECORD}: {error}") from None
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
         classifier.load_state_dict(state["state_dict"])
     except Exception as error:  # torch raises half a dozen types for a damaged or foreign file
         raise UserError(f"{path} cannot be loaded: {str(error).strip().splitlines()[0]}") from None
-    return Model(classifier, run)
+    return Model(classifier, run, _with_data_here(values))
+
+
+def _with_data_here(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Forget folders of data that this machine lacks: the default ones are searched instead."""
+    places = {
+        key: place if place and Path(place).expanduser().is_dir() else None
+        for key in ("dir", "source")
+        for place in [values["data"][key]]
+    }
+    return {**values, "data": {**values["data"], **places}}

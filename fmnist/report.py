@@ -2,9 +2,10 @@
 
 import io
 import os
+import re
 import sys
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,13 @@ from fmnist.record import Record
 
 _GAP = 2  # spaces between columns
 _INDENT = "   "
+TITLES: dict[str, tuple[str, Callable[[float], str]]] = {  # of the scores of an evaluation
+    "acc": ("accuracy", "{:.2%}".format),
+    "loss": ("loss (cross-entropy, nats)", "{:.4f}".format),
+    "f1": ("F1, mean of the classes", "{:.2%}".format),
+    "brier": ("Brier score, 0..2", "{:.4f}".format),
+    "ece": ("calibration error (ECE)", "{:.2%}".format),
+}
 BELOW = ("run", "error")  # the columns that first make room
 
 
@@ -54,6 +62,70 @@ def print_summary(run: Record) -> None:
         console.print("TensorBoard: python scripts/board.py")
     if not data["config"]["name"]:
         console.print(f"Again:       python scripts/resume.py {run.folder}")
+
+
+def print_evaluation(folder: Path, found: Mapping[str, Any]) -> None:
+    """Print the report of `evaluation.evaluate` on stdout."""
+    split, classes = found["split"], found["classes"]
+    write(f"{folder}: {found['num_images']:,} {split} images, epoch {found['best_epoch']}\n")
+    totals = _grid("", "", "95 % interval")
+    for key, value in found["scores"].items():
+        name, text = TITLES[key.rpartition("/")[2]]
+        interval = found["intervals"].get(key)
+        totals.add_row(name, text(value), _interval(interval, text) if interval else "")
+    _print_grid(totals)
+    rows = _grid("class", "images", "precision", "", "recall", "", "F1", "")
+    for row in classes:
+        pairs = [
+            (f"{row[name]:.1%}", _interval(row["intervals"][name], "{:.1%}".format))
+            for name in ("precision", "recall", "f1")
+        ]
+        rows.add_row(row["name"], f"{row['images']:,}", *(text for pair in pairs for text in pair))
+    _print_grid(rows)
+    _print_confusion(classes, found["confusion"])
+    write("Most frequent mistakes:\n")
+    for pair in found["confused"][:5]:
+        named = f"{pair['true']} \N{RIGHTWARDS ARROW} {pair['predicted']}"
+        write(f"  {named:<26} {pair['count']:>5,}  {pair['share']:.1%} of the class\n")
+    if scaling := found.get("calibration"):
+        write(f"\n{_scaling(scaling, split)}\n")
+
+
+def _scaling(scaling: Mapping[str, Any], split: str) -> str:
+    where = "these images" if split == "val" else "the validation images"
+    return (
+        f"Temperature {scaling['temperature']:.3f}, fitted on {where}: "
+        f"ECE {scaling['ece']:.2%} becomes {scaling['ece_scaled']:.2%}, "
+        f"loss {scaling['loss']:.4f} becomes {scaling['loss_scaled']:.4f}."
+    )
+
+
+def _print_confusion(classes: Sequence[Mapping[str, Any]], counts: Sequence[Sequence[int]]) -> None:
+    """Print the confusion matrix: a row per true class, a column per predicted one."""
+    grid = _grid("true \\ predicted", *(re.split("[ /]", row["name"])[0] for row in classes))
+    for row, line in zip(classes, counts, strict=True):
+        grid.add_row(row["name"], *(f"{count:,}" if count else "." for count in line))
+    _print_grid(grid)
+
+
+def _interval(interval: Sequence[float], text: Callable[[float], str]) -> str:
+    low, high = interval
+    return f"{text(low).removesuffix('%')}\N{EN DASH}{text(high)}"
+
+
+def _grid(first: str, *others: str) -> Grid:
+    grid = Grid(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    grid.add_column(first)
+    for title in others:
+        grid.add_column(title, justify="right")
+    return grid
+
+
+def _print_grid(grid: Grid) -> None:
+    """Print a table as wide as it is, wherever that goes."""
+    stream = io.StringIO()
+    Console(file=stream, highlight=False, soft_wrap=True, width=200).print(grid)
+    write(stream.getvalue())
 
 
 def read_runs(paths: Iterable[Path], conditions: Sequence[str] = ()) -> list[Run]:

@@ -1,14 +1,17 @@
-"""Score a run, or the best run of a sweep: `python scripts/eval.py sweeps/NAME`.
+"""Evaluate a run, or the best run of a sweep: `python scripts/eval.py sweeps/NAME`.
 
-The best run of a sweep is the finished one with the highest val/acc. Its score on the test set is
-read once and kept in its folder, in eval-test.json; scripts/compare.py shows it.
+Prints scores with 95 % intervals, each class, the confusion matrix and the calibration; keeps them
+in the run's folder as eval-<split>.json and figures/eval-<split>-*.png. A split is read once: asked
+again, the kept report is printed. The best run of a sweep is the finished one with the highest
+val/acc. The data are those of the run's data.dir or, where that is not on this machine, of
+$FMNIST_DATA.
 """
 
 import argparse
 import sys
 from pathlib import Path
 
-from fmnist import evaluation
+from fmnist import evaluation, report
 from fmnist.errors import exit_codes
 
 
@@ -23,9 +26,13 @@ def main() -> None:
     with exit_codes():
         folder, notes = evaluation.choose(args.run)
         print(*notes, sep="\n", end="\n" * bool(notes), file=sys.stderr)
-        scores = evaluation.evaluate(folder, args.split)
-        acc, loss = scores[f"{args.split}/acc"], scores[f"{args.split}/loss"]
-        print(f"{folder}: {args.split}/acc {acc:.2%}, {args.split}/loss {loss:.4f}")
+        try:
+            found = evaluation.evaluate(folder, args.split)
+        except evaluation.NotKeptError as error:
+            report.print_evaluation(folder, error.report)
+            raise
+        report.print_evaluation(folder, found)
+        print(*found["notes"], sep="\n", end="\n" * bool(found["notes"]), file=sys.stderr)
 
 
 if __name__ == "__main__":

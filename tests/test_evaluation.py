@@ -1,13 +1,20 @@
 """Scores of finished runs: measured like the training's, and the test set read once."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
+from torchmetrics.functional.classification import (
+    multiclass_confusion_matrix as confusion_matrix,
+)
 
-from fmnist import evaluation, record, run
+from fmnist import evaluation, record, run, scores
 from fmnist.errors import UserError
+from fmnist.model import Model
 
 pytestmark = pytest.mark.usefixtures("small_data", "workdir")
 
@@ -22,33 +29,111 @@ def train(folder: str, *words: str) -> record.Record:
 def test_an_evaluation_equals_what_training_would_have_recorded() -> None:
     tested, untested = train("runs/a"), train("runs/b", "test=false")
     assert "test/acc" not in untested.scores
-    assert evaluation.evaluate(Path("runs/b")) == {
-        name: tested.scores[name] for name in ("test/acc", "test/loss")
+    for split, recorded in (("test", tested), ("val", untested)):
+        found = evaluation.evaluate(Path("runs/b"), split)
+        assert found["scores"][f"{split}/acc"] == recorded.scores[f"{split}/acc"]
+        assert found["scores"][f"{split}/loss"] == pytest.approx(recorded.scores[f"{split}/loss"])
+        assert found["notes"] == []
+        assert found == json.loads(Path(f"runs/b/eval-{split}.json").read_text())
+    assert set(run.load("runs/b").evaluate("train")) == {
+        f"train/{name}" for name in ("acc", "loss", "f1", "brier", "ece")
     }
-    val = evaluation.evaluate(Path("runs/b"), "val")
-    assert val == {name: untested.scores[name] for name in ("val/acc", "val/loss")}
-    assert set(evaluation.evaluate(Path("runs/b"), "train")) == {"train/acc", "train/loss"}
-    kept = json.loads(Path("runs/b/eval-test.json").read_text())
-    assert (kept["schema"], kept["split"]) == (1, "test")
     assert "test/acc" not in record.read(Path("runs/b")).scores  # a finished record stays as it is
 
 
-def test_the_test_set_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_report_holds_the_whole_evaluation() -> None:
     train("runs/a")
-    train("runs/b", "test=false")
-    first = evaluation.evaluate(Path("runs/b"))
-    before = Path("runs/b/eval-test.json").read_bytes()
+    found = evaluation.evaluate(Path("runs/a"))
+    model = run.load("runs/a")
+    assert found["scores"] == model.evaluate("test")
+    outputs, val = model.outputs("test"), model.outputs("val")
+    assert (
+        found["confusion"]
+        == confusion_matrix(
+            torch.from_numpy(outputs.logits), torch.from_numpy(outputs.labels), num_classes=10
+        ).tolist()
+    )
+    assert found["num_images"] == len(outputs.labels) == 200
+    scaling = found["calibration"]
+    assert (scaling["num_images"], scaling["fitted_on"]) == (100, "val")
+    assert scaling["temperature"] == scores.fit_temperature(val.labels, val.logits)
+    low, high = found["intervals"]["test/acc"]
+    assert low <= found["scores"]["test/acc"] <= high
+    names = {path.name for path in Path("runs/a/figures").iterdir()}
+    assert names == {
+        f"eval-test-{name}.png" for name in ("classes", "confusion", "mistakes", "reliability")
+    }
+
+
+def test_a_split_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    train("runs/a", "test=false")
+    first = evaluation.evaluate(Path("runs/a"))
+    before = Path("runs/a/eval-test.json").read_bytes()
+    outputs = Model.outputs
 
     def read(*_: Any) -> None:
         raise AssertionError("the test set was read again")
 
-    monkeypatch.setattr(evaluation, "_measure", read)
-    assert evaluation.evaluate(Path("runs/b")) == first
-    assert Path("runs/b/eval-test.json").read_bytes() == before
-    assert evaluation.evaluate(Path("runs/a")) == {
-        k: v for k, v in record.read(Path("runs/a")).scores.items() if k.startswith("test/")
-    }
-    assert not Path("runs/a/eval-test.json").exists()
+    monkeypatch.setattr(Model, "outputs", read)
+    assert evaluation.evaluate(Path("runs/a")) == first
+    assert Path("runs/a/eval-test.json").read_bytes() == before
+    monkeypatch.setattr(Model, "outputs", outputs)
+    state = torch.load("runs/a/checkpoints/best.ckpt", weights_only=True)
+    state["state_dict"]["net.dense2.bias"] += 10 * torch.arange(10)
+    torch.save(state, "runs/a/checkpoints/best.ckpt")  # another model: measured anew
+    second = evaluation.evaluate(Path("runs/a"))
+    assert second["scores"]["test/acc"] < first["scores"]["test/acc"]
+
+
+def test_a_folder_is_a_model_in_another_place(tmp_path: Path) -> None:
+    source = tmp_path / "elsewhere" / "data"
+    done = train("runs/a", f"data.dir={source}")
+    probs = run.load("runs/a").predict(np.zeros((3, 28, 28), np.uint8))
+    shutil.copytree("runs/a", tmp_path / "copy")
+    shutil.rmtree("runs")
+    shutil.rmtree(source)
+    (tmp_path / "elsewhere").chmod(0o500)
+    assert np.array_equal(
+        run.load(tmp_path / "copy").predict(np.zeros((3, 28, 28), np.uint8)), probs
+    )
+    found = evaluation.evaluate(tmp_path / "copy")
+    assert found["scores"]["test/acc"] == done.scores["test/acc"]
+    assert not source.exists()
+
+
+def test_without_a_validation_split_there_is_no_temperature() -> None:
+    train("runs/a", "data.val_size=0")
+    found = evaluation.evaluate(Path("runs/a"))
+    assert "calibration" not in found
+    assert found["notes"] == [
+        "No temperature scaling: runs/a was trained with data.val_size=0: it has no val split. "
+        "Take test or train."
+    ]
+    assert found["scores"]["test/ece"] > 0
+
+
+def test_another_accuracy_than_recorded_is_said() -> None:
+    done = train("runs/a")
+    done.update(scores=done.scores | {"test/acc": 0.5})
+    notes = evaluation.evaluate(Path("runs/a"))["notes"]
+    assert notes == [
+        "run.json recorded test/acc 50.00%: other hardware or versions round differently."
+    ]
+
+
+def test_a_folder_that_cannot_be_written_does_not_cost_the_scores(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    train("runs/a")
+
+    def refuse(path: Path, text: str) -> None:
+        raise UserError(f"Cannot write {path}")
+
+    monkeypatch.setattr(record, "write_atomically", refuse)
+    with pytest.raises(evaluation.NotKeptError, match="Cannot write runs/a/eval-test") as error:
+        evaluation.evaluate(Path("runs/a"))
+    assert error.value.report["scores"] == run.load("runs/a").evaluate("test")
+    monkeypatch.undo()
 
 
 def test_the_best_of_a_sweep_is_chosen_by_val_acc() -> None:
@@ -91,9 +176,59 @@ def test_another_split_is_noticed() -> None:
         evaluation.evaluate(Path("runs/a"), "val")
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"scores": {"test/acc": "x"}}', '{"scores": 3}'])
-def test_a_damaged_evaluation_is_measured_anew(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    Path("runs/a").mkdir(parents=True)
-    Path("runs/a/eval-test.json").write_text(text)
-    stored = evaluation.stored_scores(record.Record(Path("runs/a"), {"scores": {}}), "test")
-    assert stored == {}
+def test_a_damaged_report_is_measured_anew() -> None:
+    train("runs/a")
+    expected = evaluation.evaluate(Path("runs/a"))["scores"]
+    for text in ("", "{", "[]", '{"scores": {}}', "[" * 9999, "\xff"):
+        Path("runs/a/eval-test.json").write_text(text, encoding="latin-1")
+        assert evaluation.evaluate(Path("runs/a"))["scores"] == expected
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "match"),
+    [
+        ("optim.optimizer._target_", "os.system", "optim.optimizer._target_=os.system"),
+        ("model.hidden", "many", "model.hidden"),
+        ("model.unheard_of", 1, "Unknown key model.unheard_of"),
+    ],
+)
+def test_a_record_is_checked_before_anything_is_built(key: str, value: Any, match: str) -> None:
+    done = train("runs/a")
+    config = done.data["config"]
+    *sections, last = key.split(".")
+    place = config
+    for section in sections:
+        place = place[section]
+    place[last] = value
+    done.update(config=config)
+    with pytest.raises(UserError, match=match) as error:
+        run.load("runs/a")
+    assert error.value.exit_code == 1
+    assert str(error.value).startswith("runs/a/run.json: ")
+
+
+def test_a_key_that_an_older_record_lacks_has_its_default() -> None:
+    done = train("runs/a")
+    before = run.load("runs/a").evaluate("test")
+    del done.data["config"]["model"]["init"], done.data["config"]["callbacks"]
+    done.update()
+    assert run.load("runs/a").evaluate("test") == before
+
+
+def test_wrong_arguments_are_named() -> None:
+    train("runs/a")
+    model = run.load("runs/a")
+    with pytest.raises(UserError, match="split must be test, val or train, got 'tset'"):
+        model.evaluate("tset")
+    with pytest.raises(UserError, match=r"uint8 of shape .*got float64 \(28, 28\)"):
+        model.predict(np.zeros((28, 28)))  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="batch_size must be a whole number >= 1, got 0"):
+        model.predict(np.zeros((28, 28), np.uint8), batch_size=0)
+
+
+def test_a_network_without_finite_outputs_is_refused() -> None:
+    train("runs/a")
+    model = run.load("runs/a")
+    model.classifier.net.dense2.bias.data[0] = float("nan")  # type: ignore[union-attr,index]
+    with pytest.raises(UserError, match="not finite"):
+        model.predict(np.zeros((28, 28), np.uint8))

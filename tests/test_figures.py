@@ -9,75 +9,13 @@ from itertools import combinations
 import matplotlib as mpl
 import numpy as np
 import pytest
+from drawn import assert_no_overlaps, lab, linear, make_outputs, make_rows, texts
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
-from matplotlib.text import Text
 
-from fmnist import CLASSES, figures
+from fmnist import CLASSES, charts, figures
 
 LONGEST = ["Ankle boot", "T-shirt/top"] * 5
-
-
-def make_outputs(num=60, num_classes=10, seed=0, sharpness=2.0):
-    rng = np.random.default_rng(seed)
-    images = rng.integers(0, 256, (num, 1, 28, 28), dtype=np.uint8)
-    labels = rng.integers(0, num_classes, num)
-    logits = rng.normal(0, sharpness, (num, num_classes))
-    logits[np.arange(num), labels] += sharpness
-    odds = np.exp(logits - logits.max(1, keepdims=True))
-    return images, labels, (odds / odds.sum(1, keepdims=True)).astype(np.float32)
-
-
-def make_rows(num, splits=("train", "val")):
-    rows = []
-    for epoch in range(1, num + 1):
-        values = {"loss": 0.2 + 0.6 / epoch, "acc": 0.92 - 0.2 / epoch}
-        named = {f"{split}/{key}": values[key] for split in splits for key in values}
-        rows.append({"epoch": epoch, **named})
-    return rows
-
-
-def draw_texts(figure):
-    """Draw; return every text that reached the canvas with its box in pixels."""
-    drawn = []
-    original = Text.draw
-
-    def record(self, renderer, *args, **kwargs):
-        if self.get_visible() and self.get_text().strip():
-            drawn.append(self)
-        return original(self, renderer, *args, **kwargs)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Text, "draw", record)
-        figures.to_array(figure)
-    return {text: text.get_window_extent() for text in drawn}
-
-
-def overlap(a, b, slack=0.5):
-    return min(a.x1, b.x1) - max(a.x0, b.x0) > slack and min(a.y1, b.y1) - max(a.y0, b.y0) > slack
-
-
-def assert_no_overlaps(figure):
-    boxes = draw_texts(figure)
-    assert boxes
-    for text, box in boxes.items():
-        room = [*box.min, *(figure.bbox.max - box.max)]
-        assert min(room) >= 0, f"{text.get_text()!r} leaves the figure"
-    for (a, box_a), (b, box_b) in combinations(boxes.items(), 2):
-        assert not overlap(box_a, box_b), f"{a.get_text()!r} overlaps {b.get_text()!r}"
-    frames = [patch.get_window_extent() for axes in figure.axes for patch in axes.patches]
-    frames = frames if any(axes.images for axes in figure.axes) else []
-    for text, box in boxes.items():
-        for frame in frames:
-            assert not overlap(box, frame), f"{text.get_text()!r} covers an image or a bar"
-    for legend in figure.legends:
-        box = legend.get_window_extent()
-        for axes in figure.axes:
-            assert not overlap(box, axes.get_window_extent()), "the legend covers data"
-
-
-def texts(figure):
-    return [text.get_text() for text in draw_texts(figure)]
 
 
 # The helper can fail.
@@ -146,21 +84,6 @@ def test_curves_bear_one_extreme_value(loss):
     rows = make_rows(3)
     rows[2] |= {"train/loss": loss, "val/loss": loss, "val/acc": 0.0}
     assert_no_overlaps(figures.curves(rows, best_epoch=3))
-
-
-@pytest.mark.parametrize(
-    ("names", "scale"),
-    [(CLASSES[:1], 1), (CLASSES[:2], 60_000), (CLASSES, 60_000), ([*CLASSES, "A long name"], 1)],
-)
-def test_confusion_texts_are_apart(names, scale):
-    labels = np.repeat(np.arange(len(names)), scale)
-    assert_no_overlaps(figures.confusion(labels, labels // 2, names))
-
-
-@pytest.mark.parametrize(("num", "sharpness"), [(1, 1.0), (500, 0.0), (500, 1.0), (500, 300.0)])
-def test_reliability_texts_are_apart(num, sharpness):
-    _, labels, probs = make_outputs(num, sharpness=sharpness)
-    assert_no_overlaps(figures.reliability(labels, probs))
 
 
 # What the figures say is right.
@@ -251,41 +174,7 @@ def test_a_diverged_network_is_drawn():
     images, labels, probs = make_outputs(20)
     probs[::2] = np.nan
     assert_no_overlaps(figures.mistakes(images, labels, probs, CLASSES))
-    assert_no_overlaps(figures.reliability(labels, np.full_like(probs, np.nan)))
-
-
-def test_confusion_cells_and_recall_equal_a_hand_count():
-    _, labels, probs = make_outputs(300)
-    preds = probs.argmax(1)
-    labels[labels == 4] = 5  # class 4 is absent
-    axes = figures.confusion(labels, preds, CLASSES).axes[0]
-    cells = {text.get_position(): text for text in axes.texts if text.get_text().isdigit()}
-    assert len(cells) == 100
-    for row in range(10):
-        for column in range(10):
-            count = sum(1 for a, b in zip(labels, preds, strict=True) if (a, b) == (row, column))
-            text = cells[(column, row)]
-            assert text.get_text() == str(count)
-            assert (text.get_color() == figures.PALE) == (count == 0)
-        total = sum(1 for label in labels if label == row)
-        hits = int(cells[(row, row)].get_text())
-        recall = f"{100 * hits / total:.1f}%" if total else "no images"
-        assert [t.get_text() for t in axes.texts if getattr(t, "xy", None) == (9.5, row)] == [
-            recall
-        ]
-    shown = axes.images[0].get_array()
-    assert np.allclose(shown.sum(1), [float(row != 4) for row in range(10)])
-    assert axes.get_title("left") == f"{100 * (labels == preds).mean():.1f}% of 300 images correct"
-
-
-def test_counts_are_readable_on_every_shade():
-    for share in [0.001, *np.linspace(0.42, 0.54, 7), 1]:
-        hits = round(1000 * share)
-        preds = np.repeat([0, 1], [hits, 1000 - hits])
-        axes = figures.confusion(np.zeros(1000, int), preds, CLASSES[:2]).axes[0]
-        cell = axes.images[0].cmap(axes.images[0].norm(hits / 1000))
-        values = [luminance(cell[:3]), luminance(to_rgb(axes.texts[0].get_color()))]
-        assert (max(values) + 0.05) / (min(values) + 0.05) > 4.5  # WCAG 2 AA
+    assert_no_overlaps(charts.reliability(labels, np.full_like(probs, np.nan)))
 
 
 @pytest.mark.parametrize("num", [1, 2, 10, 200])
@@ -343,69 +232,7 @@ def test_an_exploded_loss_gets_a_logarithmic_axis():
     assert figures.curves(make_rows(5)).axes[0].get_yscale() == "linear"
 
 
-# Calibration.
-
-
-@pytest.mark.parametrize("sharpness", [0.3, 1.0, 3.0])
-@pytest.mark.parametrize("num_bins", [1, 10, 15])
-def test_ece_equals_torchmetrics(sharpness, num_bins):
-    torch = pytest.importorskip("torch")
-    metrics = pytest.importorskip("torchmetrics.classification")
-    _, labels, probs = make_outputs(2000, sharpness=sharpness)
-    assert probs.max() < 1
-    metric = metrics.MulticlassCalibrationError(num_classes=10, n_bins=num_bins, norm="l1")
-    expected = metric(torch.from_numpy(probs), torch.from_numpy(labels)).item()
-    result = figures.calibration(labels, probs, num_bins)
-    assert result.ece == pytest.approx(expected, abs=1e-6)
-
-
-def test_calibration_equals_a_hand_count():
-    probs = np.array([[0.5, 0.5], [0.8, 0.2], [0.1, 0.9], [0.0, 1.0], [1.0, 0.0]])
-    result = figures.calibration(np.array([0, 0, 0, 1, 1]), probs, num_bins=2)
-    assert result.counts.tolist() == [1, 4]  # 0.5 is in the lower bin, 1.0 in the last
-    assert result.accuracy.tolist() == [1.0, 0.5]
-    assert np.allclose(result.confidence, [0.5, 0.925])
-    assert result.ece == pytest.approx((1 * 0.5 + 4 * 0.425) / 5)
-
-
-def test_empty_bins_are_nan_and_count_for_nothing():
-    result = figures.calibration(np.array([0, 0]), np.array([[0.8, 0.2], [0.8, 0.2]]))
-    assert result.counts.sum() == result.counts[11] == 2
-    assert np.isnan(result.accuracy).sum() == np.isnan(result.confidence).sum() == 14
-    assert result.ece == pytest.approx(0.2)
-
-
-def test_reliability_draws_the_calibration():
-    _, labels, probs = make_outputs(400)
-    result = figures.calibration(labels, probs)
-    top, bottom = figures.reliability(labels, probs).axes
-    bars = np.array([bar.get_height() for bar in top.patches[:15]])
-    assert np.allclose(bars, result.accuracy, equal_nan=True)
-    ends = np.array([bar.get_y() + bar.get_height() for bar in top.patches[15:30]])
-    assert np.allclose(ends, result.confidence, equal_nan=True)
-    assert [bar.get_height() for bar in bottom.patches] == result.counts.tolist()
-    assert f"{100 * result.ece:.1f}%" in top.get_title("left")
-
-
 # Colour.
-
-
-def linear(rgb):
-    rgb = np.asarray(rgb)
-    return np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
-
-
-def luminance(rgb):
-    return float(linear(rgb) @ [0.2126, 0.7152, 0.0722])
-
-
-def lab(rgb_linear):
-    """CIELAB under D65, from linear sRGB."""
-    to_xyz = [[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]
-    xyz = np.asarray(rgb_linear) @ np.transpose(to_xyz) / [0.9505, 1, 1.089]
-    f = np.where(xyz > 0.008856, np.cbrt(xyz), 7.787 * xyz + 16 / 116)
-    x, y, z = np.moveaxis(f, -1, 0)
-    return np.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], -1)
 
 
 # Machado, Oliveira and Fernandes 2009, severity 1.0, on linear RGB.
@@ -429,13 +256,6 @@ def test_colours_are_told_apart_by_the_colour_blind(kind):
 def test_train_and_val_differ_in_line_and_marker_too():
     train, val = figures.LOOKS["train"], figures.LOOKS["val"]
     assert all(train[key] != val[key] for key in ("color", "linestyle", "marker"))
-
-
-def test_shades_darken_in_equal_steps():
-    steps = np.diff(lab(linear(figures.SHADES(np.linspace(0, 1, 33))[:, :3])), axis=0)
-    assert (steps[:, 0] < 0).all()
-    sizes = np.linalg.norm(steps, axis=1)
-    assert sizes.std() / sizes.mean() < 0.05
 
 
 # Files, arrays, global state.
@@ -485,7 +305,7 @@ def test_a_reader_of_the_old_file_is_not_disturbed_by_a_save(tmp_path):
 
 def test_saved_picture_equals_the_array(tmp_path):
     image = pytest.importorskip("PIL.Image")
-    figure = figures.reliability(*make_outputs(50)[1:])
+    figure = charts.reliability(*make_outputs(50)[1:])
     array = figures.to_array(figure)
     figures.save(figure, tmp_path / "a.png")
     with image.open(tmp_path / "a.png") as saved:
@@ -560,10 +380,10 @@ IMAGES, LABELS, PROBS = make_outputs(4)
             r"probs .*\(4, 10\) .*K = 9",
         ),
         (lambda: figures.mistakes(IMAGES, LABELS, 9 * PROBS, CLASSES), r"probs .*in 0..1"),
-        (lambda: figures.confusion(LABELS, LABELS - 10, CLASSES), r"preds .*in -7\.\.-1"),
-        (lambda: figures.confusion(LABELS, LABELS[:3], CLASSES), r"preds .*\(3,\) .*N = 4"),
-        (lambda: figures.reliability(LABELS, PROBS[:, 0]), r"probs must be floats \(N, K\)"),
-        (lambda: figures.calibration(LABELS, -PROBS), r"probs .*in 0..1.*in -"),
+        (lambda: charts.confusion(LABELS, LABELS - 10, CLASSES), r"preds .*in -7\.\.-1"),
+        (lambda: charts.confusion(LABELS, LABELS[:3], CLASSES), r"preds .*\(3,\) .*N = 4"),
+        (lambda: charts.reliability(LABELS, PROBS[:, 0]), r"probs must be floats \(N, K\)"),
+        (lambda: charts.reliability(LABELS, -PROBS), r"probs .*in 0..1.*in -"),
         (lambda: figures.curves([]), r"rows must hold epochs .*got \[\]"),
         (lambda: figures.curves([{"epoch": 0}]), r"increase from 1, got \[0\]"),
         (lambda: figures.curves([{"epoch": 2}, {"epoch": 2}]), r"increase from 1, got \[2, 2\]"),
