@@ -4,6 +4,7 @@ Everything else is a bug of ours and keeps its traceback.
 """
 
 import contextlib
+import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -66,3 +67,14 @@ def exit_codes() -> Iterator[None]:
     except Interrupted as stop:
         print(f"Interrupted by {stop}.", file=sys.stderr)
         sys.exit(128 + stop.signum)
+
+
+@contextlib.contextmanager
+def answering() -> Iterator[None]:
+    """End as `exit_codes` does, and quietly where the reader of stdout, `| head`, has left."""
+    with exit_codes():
+        try:
+            yield
+            sys.stdout.flush()
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -125,7 +125,7 @@ def _print_grid(grid: Grid) -> None:
     """Print a table as wide as it is, wherever that goes."""
     stream = io.StringIO()
     Console(file=stream, highlight=False, soft_wrap=True, width=200).print(grid)
-    write(stream.getvalue())
+    write("".join(f"{line.rstrip()}\n" for line in stream.getvalue().splitlines()))
 
 
 def read_runs(paths: Iterable[Path], conditions: Sequence[str] = ()) -> list[Run]:

@@ -4,11 +4,10 @@ Finished runs are ranked by validation accuracy, seeds of the same config togeth
 """
 
 import argparse
-import os
 import sys
 from pathlib import Path
 
-from fmnist.errors import UsageError, exit_codes
+from fmnist.errors import UsageError, answering, exit_codes
 
 with exit_codes():
     from fmnist import report
@@ -32,12 +31,8 @@ def main() -> None:
     args = _parser().parse_args()
     if not args.paths and not (args.paired and all(map(report.is_path, args.paired))):
         _parser().error("the following arguments are required: PATH")
-    with exit_codes():
-        try:
-            _compare(args)
-            sys.stdout.flush()
-        except BrokenPipeError:  # `| head` has seen enough
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    with answering():
+        _compare(args)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -11,8 +11,10 @@ import argparse
 import sys
 from pathlib import Path
 
-from fmnist import evaluation, report
-from fmnist.errors import exit_codes
+from fmnist.errors import answering, exit_codes
+
+with exit_codes():
+    from fmnist import evaluation, report
 
 
 def main() -> None:
@@ -23,16 +25,21 @@ def main() -> None:
     parser.add_argument("run", type=Path, help="the folder of a run or of a sweep")
     parser.add_argument("--split", choices=evaluation.SPLITS, default="test")
     args = parser.parse_args()
-    with exit_codes():
+    with answering():
         folder, notes = evaluation.choose(args.run)
-        print(*notes, sep="\n", end="\n" * bool(notes), file=sys.stderr)
+        _tell(notes)
         try:
             found = evaluation.evaluate(folder, args.split)
         except evaluation.NotKeptError as error:
             report.print_evaluation(folder, error.report)
             raise
         report.print_evaluation(folder, found)
-        print(*found["notes"], sep="\n", end="\n" * bool(found["notes"]), file=sys.stderr)
+        _tell(found["notes"])
+
+
+def _tell(notes: list[str]) -> None:
+    for note in notes:
+        print(note, file=sys.stderr)
 
 
 if __name__ == "__main__":

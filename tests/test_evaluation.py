@@ -1,6 +1,7 @@
 """Scores of finished runs: measured like the training's, and the test set read once."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -8,11 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from conftest import Run
 from torchmetrics.functional.classification import (
     multiclass_confusion_matrix as confusion_matrix,
 )
 
-from fmnist import evaluation, record, run, scores
+from fmnist import CLASSES, evaluation, record, report, run, scores
 from fmnist.errors import UserError
 from fmnist.model import Model
 
@@ -232,3 +234,47 @@ def test_a_network_without_finite_outputs_is_refused() -> None:
     model.classifier.net.dense2.bias.data[0] = float("nan")  # type: ignore[union-attr,index]
     with pytest.raises(UserError, match="not finite"):
         model.predict(np.zeros((28, 28), np.uint8))
+
+
+def test_an_evaluation_is_printed_with_its_intervals(capsys: pytest.CaptureFixture[str]) -> None:
+    rng = np.random.default_rng(0)
+    labels = np.repeat(np.arange(10), 20)
+    logits = rng.normal(0, 1, (200, 10)) + 3 * np.eye(10)[labels]
+    found = {"split": "test", "best_epoch": 7}
+    found |= scores.summarize("test", labels, logits, CLASSES)
+    found["calibration"] = scores.recalibrate(labels, logits, labels, logits)
+    report.print_evaluation(Path("runs/a"), found)
+    text = capsys.readouterr().out
+    low, high = found["intervals"]["test/acc"]
+    acc = found["scores"]["test/acc"]
+    assert text.startswith("runs/a: 200 test images, epoch 7\n")
+    assert re.search(rf"accuracy +{acc:.2%} +{100 * low:.2f}\u2013{high:.2%}", text)
+    for k, name in enumerate(CLASSES):
+        row = next(line for line in text.splitlines() if re.match(rf" {name} +[0-9.]", line))
+        assert row.split(name)[1].split()[0] == "20"
+        cells = [line for line in text.splitlines() if line.startswith(f" {name}")][1]
+        counts = [int(c.replace(".", "0")) for c in cells.split(name)[1].split()]
+        assert counts == found["confusion"][k]
+    worst = found["confused"][0]
+    assert re.search(rf"{worst['true']} . {worst['predicted']} +{worst['count']} ", text)
+    assert f"Temperature {found['calibration']['temperature']:.3f}" in text
+
+
+@pytest.mark.slow
+def test_the_script_prints_the_same_twice_and_says_what_is_wrong(
+    script: Run, tmp_path: Path
+) -> None:
+    words = ("data.batch_size=50", "data.val_size=100", "trainer.max_epochs=1", "figures=none")
+    assert script("train.py", *words, "name=a").returncode == 0
+    (tmp_path / "runs" / "a").rename(tmp_path / "moved")
+    first, second = script("eval.py", "moved"), script("eval.py", "moved")
+    assert first.returncode == second.returncode == 0, first.stderr
+    assert first.stdout == second.stdout
+    assert first.stdout.startswith("moved: 200 test images, epoch 1\n")
+    assert first.stderr == second.stderr == ""
+    for place, match in (("nowhere", "nowhere does not exist"), ("data", "no readable run")):
+        done = script("eval.py", place)
+        assert (done.returncode, done.stdout) == (1 + (place == "nowhere"), ""), done.stderr
+        assert done.stderr.count("\n") <= 2
+        assert match in done.stderr
+    assert script("eval.py", "moved", "--split", "dev").returncode == 2
