@@ -264,7 +264,8 @@ def write_atomically(path: Path, text: str) -> None:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # a read-only file system refuses that too
+            temporary.unlink()
         raise UserError(
             f"Cannot write {path} ({error.strerror}). Free some space or make the folder writable, "
             "then type the same line again."

@@ -33,10 +33,16 @@ def mount(*words: str) -> int:
 
 
 def train(small_files: Path, cwd: Path) -> "subprocess.CompletedProcess[str]":
-    script = str(PROJECT / "scripts" / "train.py")
+    return call(small_files, cwd, "train.py", *WORDS)
+
+
+def call(
+    small_files: Path, cwd: Path, name: str, *words: str
+) -> "subprocess.CompletedProcess[str]":
+    script = str(PROJECT / "scripts" / name)
     command = [sys.executable, str(PROJECT / "tests" / "small.py"), str(small_files), script]
     return subprocess.run(
-        [*command, *WORDS], cwd=cwd, capture_output=True, text=True, timeout=120, check=False
+        [*command, *words], cwd=cwd, capture_output=True, text=True, timeout=120, check=False
     )
 
 
@@ -86,6 +92,11 @@ def test_finished_run_answers_on_a_read_only_disk(small_files: Path, disk: Path)
     again = train(small_files, disk)
     assert again.returncode == 0, again.stderr
     assert again.stdout == first.stdout
+    told = call(small_files, disk, "eval.py", "runs/run", "--split", "val")
+    assert told.returncode == 1  # the report is printed, but not kept
+    assert told.stdout.startswith("runs/run: 100 val images")
+    assert "Read-only file system" in told.stderr
+    assert "Traceback" not in told.stderr
 
 
 def test_folder_that_becomes_read_only_in_between(small_files: Path, disk: Path) -> None:
