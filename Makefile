@@ -35,5 +35,5 @@ tensorboard: $(DONE)
 $(DONE): pyproject.toml constraints.txt
 	@sh scripts/make_venv.sh $(VENV)
 	@if [ -t 1 ]; then quiet=; else quiet=-q; fi; \
-	$(PY) -m pip install $$quiet --disable-pip-version-check -c constraints.txt -e ".[optuna,test,browser,dev]"
+	$(PY) -m pip install $$quiet --disable-pip-version-check -c constraints.txt -e ".[optuna,export,test,browser,dev]"
 	@touch $@

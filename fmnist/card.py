@@ -1,0 +1,237 @@
+"""The model card beside an exported file: card.md, filled in. Torch-free.
+
+Its parts are those of Mitchell et al. 2019, Model Cards for Model Reporting (arXiv:1810.03993).
+"""
+
+import math
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from string import Template
+from typing import Any, NamedTuple
+
+from fmnist import CLASSES, provenance, record
+
+NUM_TRAIN, NUM_TEST = 60_000, 10_000  # images in the two files of the data set
+Reports = Mapping[str, Mapping[str, Any]]
+
+_TEMPLATE = Path(__file__).with_name("card.md")
+_SCORES = {
+    "acc": "accuracy",
+    "loss": "loss (nats)",
+    "f1": "mean F1 of the classes",
+    "brier": "Brier score (0 to 2)",
+    "ece": "calibration error (ECE)",
+}
+_FORMS = {
+    "onnx": {
+        "form": "ONNX (opset 18) with the weights inside",
+        "needs": "onnxruntime numpy pillow",
+        "where": "metadata",
+        "lines": """\
+import json
+import numpy as np
+import onnxruntime
+from PIL import Image
+
+session = onnxruntime.InferenceSession("$file")
+names = json.loads(session.get_modelmeta().custom_metadata_map["class_names"])
+image = np.array(Image.open("picture.png").convert("L").resize((28, 28)))
+probs = session.run(["probs"], {"images": image[None, None]})[0]
+print(names[probs[0].argmax()], probs[0].max())""",
+    },
+    "torch_export": {
+        "form": "an archive of `torch.export`",
+        "needs": "torch numpy pillow",
+        "where": "extra file `metadata.json`",
+        "lines": """\
+import json
+import numpy as np
+import torch
+from PIL import Image
+
+extra = {"metadata.json": ""}
+model = torch.export.load("$file", extra_files=extra).module()
+image = np.array(Image.open("picture.png").convert("L").resize((28, 28)))
+probs = model(torch.from_numpy(image)[None, None])
+print(json.loads(extra["metadata.json"])["class_names"][probs.argmax()], probs.max().item())""",
+    },
+}
+
+
+class Check(NamedTuple):
+    """How a file compares with the model it was made from; speeds are images per second."""
+
+    num_images: int
+    images: str  # which they were
+    difference: float  # of probabilities, at most
+    file_speed: float
+    model_speed: float
+    num_cores: int
+
+
+class Exported(NamedTuple):
+    """A file that was exported, and the card beside it."""
+
+    path: Path
+    card: Path
+    kind: str  # onnx | torch_export
+    num_bytes: int
+    sha256: str
+    metadata: Mapping[str, Any]
+    check: Check
+
+
+def write_card(run: record.Record, reports: Reports, made: Exported) -> str:
+    """Return the card in Markdown.
+
+    `reports` holds what fmnist.evaluation.evaluate says of val and of test, where they are known;
+    a report may lack all but its `scores`.
+    """
+    form = _FORMS[made.kind]
+    file = made.path.name
+    fields = {
+        **form,
+        "lines": Template(form["lines"]).substitute(file=file),
+        "file": file,
+        "megabytes": f"{made.num_bytes / 1e6:.2f}",
+        "sha256": made.sha256,
+        **_of_run(run),
+        **{key: made.metadata[key] for key in ("run", "created", "fmnist")},
+        **_of_check(made.check),
+        "scores": _scores(run, reports),
+        "chosen": _chosen(run, reports),
+        "per_class": _per_class(reports),
+        "calibration": _calibration(reports),
+    }
+    return Template(_TEMPLATE.read_text("utf-8")).substitute(fields)
+
+
+def _of_run(run: record.Record) -> dict[str, str]:
+    data, config = run.data, run.data["config"]
+    num_val = config["data"]["val_size"]
+    inside = "The division by 255 is inside"
+    if config["augment"]["test_flip"]:
+        inside += ", and so is the mean of the logits of an image and its mirror image"
+    commit = f"commit `{data['commit']}`" if "commit" in data else "commit not recorded"
+    rows = (f"| `{key}` | `{value}` |" for key, value in provenance.settings(run).items())
+    return {
+        "network": config["model"]["_target_"].removeprefix("fmnist.models."),
+        "parameters": f"{data['num_parameters']:,}" if "num_parameters" in data else "?",
+        "inside": f"{inside}.",
+        "classes": "\n".join(f"{i}. {name}" for i, name in enumerate(CLASSES)),
+        "num_train": f"{NUM_TRAIN - num_val:,}",
+        "num_val": f"{num_val:,}",
+        "num_test": f"{NUM_TEST:,}",
+        "data_hash": data.get("data_hash", "not recorded"),
+        "split_hash": data.get("split_hash", "not recorded"),
+        "command": provenance.command(run),
+        "settings": "\n".join(rows),
+        "commit": commit + (" with changes that were not committed" if data.get("dirty") else ""),
+        "device": data.get("device", "?"),
+        "precision": data.get("precision", "?"),
+        "versions": ", ".join(f"{k} {v}" for k, v in data.get("versions", {}).items()),
+    }
+
+
+def _of_check(check: Check) -> dict[str, str]:
+    return {
+        "num_checked": f"{check.num_images:,} {check.images}",
+        "difference": f"{check.difference:.1e}",
+        "speed": f"On {check.num_cores} CPU cores, {check.num_images:,} images at a time, it does "
+        f"{check.file_speed:,.0f} images/s; the model does {check.model_speed:,.0f}.",
+    }
+
+
+def _scores(run: record.Record, reports: Reports) -> str:
+    rows = []
+    for name, title in _SCORES.items():
+        val, test = (_score(run, reports.get(s, {}), f"{s}/{name}") for s in ("val", "test"))
+        if val or test:
+            rows.append(f"| {title} | {val or '-'} | {test or '-'} |")
+    return "\n".join(rows)
+
+
+def _score(run: record.Record, report: Mapping[str, Any], key: str) -> str:
+    """Return a score with its interval; that of an accuracy is computed where it is not known."""
+    value = report.get("scores", {}).get(key)
+    if value is None:
+        return ""
+    split, _, name = key.partition("/")
+    interval = report.get("intervals", {}).get(key)
+    if name != "acc":
+        ends = " to ".join(f"{end:.4f}" for end in interval or ())
+        return f"{value:.4f}" + (f" ({ends})" if ends else "")
+    num_images = NUM_TEST if split == "test" else run.data["config"]["data"]["val_size"]
+    if interval is None and not run.data.get("partial"):
+        interval = wilson(value, num_images)
+    return _percent(value, interval, 2)
+
+
+def _percent(value: float, interval: Iterable[float] | None, digits: int) -> str:
+    ends = " to ".join(f"{100 * end:.{digits}f}" for end in interval or ())
+    return f"{100 * value:.{digits}f} %" + (f" ({ends})" if ends else "")
+
+
+def wilson(share: float, num_images: int) -> tuple[float, float]:
+    """Return the 95 % score interval of a share of `num_images` (Wilson 1927)."""
+    z = 1.959963984540054
+    weight = z**2 / num_images
+    half = z * math.sqrt(share * (1 - share) / num_images + weight / (4 * num_images))
+    middle = share + weight / 2
+    return (middle - half) / (1 + weight), (middle + half) / (1 + weight)
+
+
+def _chosen(run: record.Record, reports: Reports) -> str:
+    told = f"The weights are those of epoch {run.data.get('best_epoch')} of "
+    told += f"{run.data.get('epochs_done')}, "
+    if run.data.get("selected_on") == "val":
+        told += "the best by val: its scores are a little too good."
+    else:
+        told += "the last: nothing was chosen by val."
+    told += " Training chose nothing by test." if "test" in reports else " Test was not read."
+    if run.data.get("partial"):
+        told += " Only a part of the data was used: these scores say that it runs, no more."
+    return told
+
+
+def _per_class(reports: Reports) -> str:
+    split = _told(reports, "classes")
+    if not split:
+        return "Not measured."
+    rows = []
+    for row in reports[split]["classes"]:
+        ends = row.get("intervals", {})
+        cells = [_percent(row[key], ends.get(key), 1) for key in ("precision", "recall", "f1")]
+        rows.append(f"| {row['name']} | {row['images']:,} | {' | '.join(cells)} |")
+    pairs = [
+        f"{pair['true']} taken for {pair['predicted']} {pair['count']} times"
+        for pair in reports[split].get("confused", ())[:5]
+    ]
+    head = "| class | images | precision | recall | F1 |\n|---|---|---|---|---|"
+    table = "\n".join([f"On the {split} images:", "", head, *rows])
+    return table + (f"\n\nMost often wrong: {'; '.join(pairs)}." if pairs else "")
+
+
+def _calibration(reports: Reports) -> str:
+    split = _told(reports, "calibration")
+    if not split:
+        return "Not measured."
+    found = reports[split]["calibration"]
+    told = f"""\
+On the {split} images, confidence and accuracy are {100 * found["ece"]:.2f} points apart on average
+(ECE, {found["num_bins"]} bins)."""
+    if "temperature" not in found:
+        return told
+    temperature, root = f"{found['temperature']:.3f}", f"1 / {found['temperature']:.3f}"
+    fitted = f"{found['num_images']:,} {found['fitted_on']} images"
+    scaled = f"{100 * found['ece_scaled']:.2f} points"
+    losses = f"{found['loss_scaled']:.4f} instead of {found['loss']:.4f}"
+    return f"""{told} Dividing the logits by a temperature of {temperature},
+fitted on the {fitted}, makes that {scaled}, and the loss {losses}.
+The file does not do this; with numpy it is `probs **= {root}`, then
+`probs /= probs.sum(axis=1, keepdims=True)`. It changes no label."""
+
+
+def _told(reports: Reports, part: str) -> str:
+    """Return the split whose report has `part`, test before val."""
+    return next((split for split in ("test", "val") if reports.get(split, {}).get(part)), "")

@@ -1,0 +1,188 @@
+"""A finished run as one file for other programs, checked against the model it is made from."""
+
+import contextlib
+import datetime
+import hashlib
+import importlib.util
+import os
+import timeit
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fmnist import evaluation, process, provenance, record
+from fmnist.card import Check, Exported, write_card
+from fmnist.errors import UsageError, UserError
+
+if TYPE_CHECKING:
+    from fmnist.model import Model
+
+SUFFIXES = {"onnx": ".onnx", "torch_export": ".pt2"}
+PACKAGES = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "torch_export": ()}
+NUM_IMAGES = 1000  # to check with
+TOLERANCE = 1e-4  # of probabilities; float32 in another order gave 1e-6 (2 CPU cores, 2026-11-22)
+Images = NDArray[np.uint8]
+Predict = Callable[[Images], NDArray[np.float32]]
+
+
+def export(
+    folder: Path, kind: str = "onnx", out: Path | None = None
+) -> tuple[Exported, tuple[str, ...]]:
+    """Write the run in `folder` as `out`, or as model.onnx or model.pt2 in it, with a card beside.
+
+    Both files appear whole and checked, or not at all. Returns what was made, and what could not be
+    had for it.
+
+    Raises:
+        UsageError: a place that no file can have, or another kind than onnx and torch_export.
+        UserError: the run is not finished, a package is missing, the network cannot be exported,
+            the file answers otherwise than the model, or it cannot be written.
+    """
+    path = _place(folder, kind, out)
+    run = record.read(folder)
+    if run.status != "finished":
+        raise UserError(f"{folder} is not finished but {run.status}. Train it to its end first.")
+    _require(kind)
+    process.import_torch()
+    process.keep_memory()
+    from fmnist import portable
+    from fmnist.model import load_model
+
+    model = load_model(folder)
+    created = f"{datetime.datetime.now().astimezone():%Y-%m-%dT%H:%M:%S%z}"
+    metadata = provenance.describe(run, created)
+    write, load = portable.FORMATS[kind]
+    content = write(portable.trace(model), metadata)
+    images, fault = _images(model)
+    check = _check(load(content), model, images, "random images" if fault else "test images")
+    reports, faults = _reports(run, has_data=not fault)
+    made = Exported(
+        path=path,
+        card=path.with_name(f"{path.name}.md"),
+        kind=kind,
+        num_bytes=len(content),
+        sha256=hashlib.sha256(content).hexdigest(),
+        metadata=metadata,
+        check=check,
+    )
+    _install({path: content, made.card: write_card(run, reports, made).encode()})
+    return made, (*filter(None, (fault,)), *faults)
+
+
+def _place(folder: Path, kind: str, out: Path | None) -> Path:
+    """Return where the file goes; refuse at once where none can be written."""
+    if kind not in SUFFIXES:
+        raise UsageError(f"--format must be one of {', '.join(SUFFIXES)}, got {kind!r}.")
+    path = folder / f"model{SUFFIXES[kind]}" if out is None else out
+    if out and (out.suffix != SUFFIXES[kind] or out.is_dir()):
+        raise UsageError(f"--out must name a file that ends in {SUFFIXES[kind]}, got {out}.")
+    if out and not out.parent.is_dir():
+        raise UsageError(f"--out {out}: there is no folder {out.parent}. Make it first.")
+    if path.parent.is_dir() and not os.access(path.parent, os.W_OK):
+        raise _unwritable(path, "Permission denied")
+    return path
+
+
+def _unwritable(path: Path, reason: str | None) -> UserError:
+    return UserError(f"Cannot write {path} ({reason}). Name another place with --out FILE.")
+
+
+def _require(kind: str) -> None:
+    missing = [name for name in PACKAGES[kind] if importlib.util.find_spec(name) is None]
+    if missing:
+        raise UserError(
+            f"--format {kind} needs {', '.join(missing)}, not installed here. "
+            "Do pip install -e '.[export]'."
+        )
+
+
+def _images(model: "Model") -> tuple[Images, str]:
+    """Return images (N, 1, 28, 28) to check with: of the test set, whose labels are not looked at.
+
+    Where the data cannot be had they are random, seeded, and the reason is returned too.
+    """
+    from fmnist import build
+
+    try:
+        data = build.data(model.config)
+        data.prepare_data()
+        data.setup()
+    except UserError as error:
+        drawn = np.random.default_rng(0).integers(0, 256, (NUM_IMAGES, 1, 28, 28), dtype=np.uint8)
+        return drawn, f"Checked with random images only, and no score measured: {error}"
+    return data.arrays("test")[0][:NUM_IMAGES].numpy(), ""
+
+
+def _check(predict: Predict, model: "Model", images: Images, name: str) -> Check:
+    """Compare a file with `model`, on all images and on one alone; raises UserError if they differ.
+
+    Where two classes are as likely as each other, within the tolerance, either label is right.
+    """
+    differences = []
+    for part in (images, images[:1]):
+        expected, got = model.predict(part), predict(part)
+        chosen = np.take_along_axis(expected, got.argmax(axis=1)[:, None], axis=1)[:, 0]
+        num_wrong = int((expected.max(axis=1) - chosen > TOLERANCE).sum())
+        differences.append(float(np.abs(expected - got).max()))
+        if num_wrong or not differences[-1] <= TOLERANCE:
+            raise UserError(
+                f"The exported file answers otherwise than the model: {num_wrong} of {len(part)} "
+                f"labels differ, probabilities by up to {differences[-1]:.1e} (allowed: "
+                f"{TOLERANCE:.0e}), and nothing was written. The network's forward must not draw "
+                "random numbers nor ask how it is run."
+            )
+    file_speed, model_speed = _speed(predict, images), _speed(model.predict, images)
+    num_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return Check(len(images), name, max(differences), file_speed, model_speed, num_cores or 1)
+
+
+def _speed(predict: Predict, images: Images) -> float:
+    """Return images per second, the best of three."""
+    return len(images) / min(timeit.repeat(lambda: predict(images), number=1, repeat=3))
+
+
+def _reports(
+    run: record.Record, has_data: bool
+) -> tuple[dict[str, Mapping[str, Any]], tuple[str, ...]]:
+    """Return the reports on val and on test, and why one could not be had.
+
+    The test set is read only where it was read for this run before; of what cannot be measured the
+    recorded scores remain.
+    """
+    reports: dict[str, Mapping[str, Any]] = {}
+    faults = []
+    for split in ("val", "test"):
+        is_kept = (run.folder / f"eval-{split}.json").exists()
+        recorded = {k: v for k, v in run.scores.items() if k.startswith(f"{split}/")}
+        if recorded:
+            reports[split] = {"scores": recorded}
+        if not is_kept and (not recorded or not has_data):
+            continue
+        try:
+            found: Mapping[str, Any] = evaluation.evaluate(run.folder, split)
+            reports[split] = found if "scores" in found else {"scores": found}
+        except UserError as error:
+            faults.append(f"The card has the recorded scores of {split}: {error}")
+    return reports, tuple(faults)
+
+
+def _install(files: Mapping[Path, bytes]) -> None:
+    """Put all files in place, or none; what is begun is removed however this ends."""
+    temporary = {path: path.with_name(f".{path.name}-{os.getpid()}.tmp") for path in files}
+    try:
+        for path, content in files.items():
+            with temporary[path].open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+        for path, written in temporary.items():
+            os.replace(written, path)
+    except OSError as error:
+        raise _unwritable(path, error.strerror) from None
+    finally:
+        for written in temporary.values():
+            with contextlib.suppress(OSError):
+                written.unlink(missing_ok=True)

@@ -1,0 +1,60 @@
+"""Write a finished run, or the best one of a sweep, as one file for other programs.
+
+The file takes uint8 images (N, 1, 28, 28) and gives probabilities (N, 10). It is compared with the
+model on 1,000 test images before it is written; a model card is written beside it. Without --out
+both go into the folder of the run.
+"""
+
+import argparse
+import signal
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+from fmnist import evaluation, export
+from fmnist.card import Exported
+from fmnist.errors import exit_codes, raising
+
+EPILOG = """\
+examples:
+  %(prog)s runs/latest                              runs/.../model.onnx, for onnxruntime
+  %(prog)s runs/latest --format torch_export        model.pt2, for torch.export.load
+  %(prog)s sweeps/lr --out ~/best.onnx              the best run by val/acc
+"""
+
+
+def main() -> None:
+    sys.path.append(str(Path.cwd()))  # for a user's own classes
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("run", type=Path, help="the folder of a run or of a sweep")
+    parser.add_argument("--format", choices=tuple(export.SUFFIXES), default="onnx")
+    parser.add_argument("--out", metavar="FILE", type=Path, help="ends in .onnx or .pt2")
+    args = parser.parse_args()
+    with exit_codes(), raising(signal.SIGTERM):
+        folder, notes = evaluation.choose(args.run)
+        _tell(notes)
+        made, faults = export.export(folder, args.format, args.out)
+        _tell(faults)
+        _print(made)
+
+
+def _tell(notes: Iterable[str]) -> None:
+    for note in notes:
+        print(note, file=sys.stderr)
+
+
+def _print(made: Exported) -> None:
+    check = made.check
+    print(f"{made.path}: {made.num_bytes / 1e6:.2f} MB")
+    print(
+        f"checked on {check.num_images:,} {check.images}: labels equal, "
+        f"probabilities at most {check.difference:.1e} apart"
+    )
+    print(f"{check.file_speed:,.0f} images/s; the model: {check.model_speed:,.0f} images/s")
+    print(f"card: {made.card}")
+
+
+if __name__ == "__main__":
+    main()
