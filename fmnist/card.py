@@ -68,6 +68,10 @@ class Check(NamedTuple):
     model_speed: float
     num_cores: int
 
+    @property
+    def apart(self) -> str:
+        return f"at most {self.difference:.1e} apart" if self.difference else "equal"
+
 
 class Exported(NamedTuple):
     """A file that was exported, and the card beside it."""
@@ -136,7 +140,7 @@ def _of_run(run: record.Record) -> dict[str, str]:
 def _of_check(check: Check) -> dict[str, str]:
     return {
         "num_checked": f"{check.num_images:,} {check.images}",
-        "difference": f"{check.difference:.1e}",
+        "apart": check.apart,
         "speed": f"On {check.num_cores} CPU cores, {check.num_images:,} images at a time, it does "
         f"{check.file_speed:,.0f} images/s; the model does {check.model_speed:,.0f}.",
     }

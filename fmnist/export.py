@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 SUFFIXES = {"onnx": ".onnx", "torch_export": ".pt2"}
 PACKAGES = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "torch_export": ()}
 NUM_IMAGES = 1000  # to check with
-TOLERANCE = 1e-4  # of probabilities; float32 in another order gave 1e-6 (2 CPU cores, 2026-11-22)
+TOLERANCE = 1e-5  # of probabilities; ours and a ResNet-18: 8e-7 (2 CPU cores, AMD EPYC, 2026-11-22)
 Images = NDArray[np.uint8]
 Predict = Callable[[Images], NDArray[np.float32]]
 
@@ -140,8 +140,11 @@ def _check(predict: Predict, model: "Model", images: Images, name: str) -> Check
 
 
 def _speed(predict: Predict, images: Images) -> float:
-    """Return images per second, the best of three."""
-    return len(images) / min(timeit.repeat(lambda: predict(images), number=1, repeat=3))
+    """Return images per second, the best of three passes; of one, if it takes a second."""
+    spent: list[float] = []
+    while len(spent) < 3 and sum(spent) < 1:
+        spent.append(timeit.timeit(lambda: predict(images), number=1))
+    return len(images) / min(spent)
 
 
 def _reports(

@@ -48,10 +48,8 @@ def _tell(notes: Iterable[str]) -> None:
 def _print(made: Exported) -> None:
     check = made.check
     print(f"{made.path}: {made.num_bytes / 1e6:.2f} MB")
-    print(
-        f"checked on {check.num_images:,} {check.images}: labels equal, "
-        f"probabilities at most {check.difference:.1e} apart"
-    )
+    seen = f"{check.num_images:,} {check.images}"
+    print(f"checked on {seen}: labels equal, probabilities {check.apart}")
     print(f"{check.file_speed:,.0f} images/s; the model: {check.model_speed:,.0f} images/s")
     print(f"card: {made.card}")
 
