@@ -3,13 +3,12 @@
 Its parts are those of Mitchell et al. 2019, Model Cards for Model Reporting (arXiv:1810.03993).
 """
 
-import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from string import Template
 from typing import Any, NamedTuple
 
-from fmnist import CLASSES, provenance, record
+from fmnist import CLASSES, provenance, record, scores
 
 NUM_TRAIN, NUM_TEST = 60_000, 10_000  # images in the two files of the data set
 Reports = Mapping[str, Mapping[str, Any]]
@@ -167,22 +166,13 @@ def _score(run: record.Record, report: Mapping[str, Any], key: str) -> str:
         return f"{value:.4f}" + (f" ({ends})" if ends else "")
     num_images = NUM_TEST if split == "test" else run.data["config"]["data"]["val_size"]
     if interval is None and not run.data.get("partial"):
-        interval = wilson(value, num_images)
+        interval = scores.wilson(round(value * num_images), num_images)
     return _percent(value, interval, 2)
 
 
 def _percent(value: float, interval: Iterable[float] | None, digits: int) -> str:
     ends = " to ".join(f"{100 * end:.{digits}f}" for end in interval or ())
     return f"{100 * value:.{digits}f} %" + (f" ({ends})" if ends else "")
-
-
-def wilson(share: float, num_images: int) -> tuple[float, float]:
-    """Return the 95 % score interval of a share of `num_images` (Wilson 1927)."""
-    z = 1.959963984540054
-    weight = z**2 / num_images
-    half = z * math.sqrt(share * (1 - share) / num_images + weight / (4 * num_images))
-    middle = share + weight / 2
-    return (middle - half) / (1 + weight), (middle + half) / (1 + weight)
 
 
 def _chosen(run: record.Record, reports: Reports) -> str:
@@ -231,7 +221,7 @@ On the {split} images, confidence and accuracy are {100 * found["ece"]:.2f} poin
     scaled = f"{100 * found['ece_scaled']:.2f} points"
     losses = f"{found['loss_scaled']:.4f} instead of {found['loss']:.4f}"
     return f"""{told} Dividing the logits by a temperature of {temperature},
-fitted on the {fitted}, makes that {scaled}, and the loss {losses}.
+fitted on the {fitted} (above 1: too sure of itself), makes that {scaled}, and the loss {losses}.
 The file does not do this; with numpy it is `probs **= {root}`, then
 `probs /= probs.sum(axis=1, keepdims=True)`. It changes no label."""
 

@@ -82,7 +82,7 @@ def _place(folder: Path, kind: str, out: Path | None) -> Path:
     if out and not out.parent.is_dir():
         raise UsageError(f"--out {out}: there is no folder {out.parent}. Make it first.")
     if path.parent.is_dir() and not os.access(path.parent, os.W_OK):
-        raise _unwritable(path, "Permission denied")
+        raise _unwritable(path, "its folder is read-only")
     return path
 
 
@@ -158,17 +158,17 @@ def _reports(
     reports: dict[str, Mapping[str, Any]] = {}
     faults = []
     for split in ("val", "test"):
-        is_kept = (run.folder / f"eval-{split}.json").exists()
         recorded = {k: v for k, v in run.scores.items() if k.startswith(f"{split}/")}
-        if recorded:
-            reports[split] = {"scores": recorded}
-        if not is_kept and (not recorded or not has_data):
+        if not recorded and not (split == "test" and evaluation.has_read_test(run)):
             continue
-        try:
-            found: Mapping[str, Any] = evaluation.evaluate(run.folder, split)
-            reports[split] = found if "scores" in found else {"scores": found}
-        except UserError as error:
-            faults.append(f"The card has the recorded scores of {split}: {error}")
+        reports[split] = {"scores": recorded}
+        if has_data or (run.folder / f"eval-{split}.json").exists():
+            try:
+                reports[split] = evaluation.evaluate(run.folder, split)
+            except evaluation.NotKeptError as error:
+                reports[split] = error.report
+            except UserError as error:
+                faults.append(f"The card has only the recorded scores of {split}: {error}")
     return reports, tuple(faults)
 
 

@@ -11,9 +11,11 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from fmnist import evaluation, export
-from fmnist.card import Exported
-from fmnist.errors import exit_codes, raising
+from fmnist.errors import answering, exit_codes, raising
+
+with exit_codes():
+    from fmnist import evaluation, export
+    from fmnist.card import Exported
 
 EPILOG = """\
 examples:
@@ -32,7 +34,7 @@ def main() -> None:
     parser.add_argument("--format", choices=tuple(export.SUFFIXES), default="onnx")
     parser.add_argument("--out", metavar="FILE", type=Path, help="ends in .onnx or .pt2")
     args = parser.parse_args()
-    with exit_codes(), raising(signal.SIGTERM):
+    with answering(), raising(signal.SIGTERM):
         folder, notes = evaluation.choose(args.run)
         _tell(notes)
         made, faults = export.export(folder, args.format, args.out)
