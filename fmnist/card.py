@@ -121,7 +121,7 @@ def _of_run(run: record.Record) -> dict[str, str]:
         "network": config["model"]["_target_"].removeprefix("fmnist.models."),
         "parameters": f"{data['num_parameters']:,}" if "num_parameters" in data else "?",
         "inside": f"{inside}.",
-        "classes": "\n".join(f"{i}. {name}" for i, name in enumerate(CLASSES)),
+        "classes": "\n".join(f"| {i} | {name} |" for i, name in enumerate(CLASSES)),
         "num_train": f"{NUM_TRAIN - num_val:,}",
         "num_val": f"{num_val:,}",
         "num_test": f"{NUM_TEST:,}",
@@ -220,8 +220,9 @@ On the {split} images, confidence and accuracy are {100 * found["ece"]:.2f} poin
     fitted = f"{found['num_images']:,} {found['fitted_on']} images"
     scaled = f"{100 * found['ece_scaled']:.2f} points"
     losses = f"{found['loss_scaled']:.4f} instead of {found['loss']:.4f}"
-    return f"""{told} Dividing the logits by a temperature of {temperature},
-fitted on the {fitted} (above 1: too sure of itself), makes that {scaled}, and the loss {losses}.
+    return f"""{told} Dividing the logits by a temperature of {temperature}
+(above 1: it is too sure of itself), fitted on the {fitted}, makes that
+{scaled}, and the loss {losses}.
 The file does not do this; with numpy it is `probs **= {root}`, then
 `probs /= probs.sum(axis=1, keepdims=True)`. It changes no label."""
 

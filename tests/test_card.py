@@ -73,7 +73,7 @@ def test_a_whole_report_fills_the_card() -> None:
     assert text.count("| 1,000 | 87.1 % (85.0 to 89.0) | 88.2 % (86.0 to 90.0) |") == 10
     assert "On the test images:" in text
     assert "Shirt taken for Coat 77 times" in text
-    assert "temperature of 1.234," in text
+    assert "temperature of 1.234\n(above 1: it is too sure of itself)" in text
     assert "0.51 points, and the loss 0.2101 instead of 0.2182." in text
     assert "Test was not read" not in text
     assert "$" not in text
@@ -107,7 +107,7 @@ def test_without_a_validation_split_the_card_says_what_was_not_done() -> None:
 def test_every_table_of_the_card_is_one() -> None:
     text = card_of(run_of(), {"val": report_of("val"), "test": report_of("test")})
     tables = [part.splitlines() for part in text.split("\n\n") if "\n|---" in part]
-    assert len(tables) == 4
+    assert len(tables) == 5
     for lines in tables:
         rows = [line for line in lines if line.startswith("|")]
         assert rows == lines[-len(rows) :]
