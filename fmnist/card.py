@@ -3,6 +3,7 @@
 Its parts are those of Mitchell et al. 2019, Model Cards for Model Reporting (arXiv:1810.03993).
 """
 
+import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from string import Template
@@ -32,7 +33,7 @@ import numpy as np
 import onnxruntime
 from PIL import Image
 
-session = onnxruntime.InferenceSession("$file")
+session = onnxruntime.InferenceSession($file)
 names = json.loads(session.get_modelmeta().custom_metadata_map["class_names"])
 image = np.array(Image.open("picture.png").convert("L").resize((28, 28)))
 probs = session.run(["probs"], {"images": image[None, None]})[0]
@@ -49,7 +50,7 @@ import torch
 from PIL import Image
 
 extra = {"metadata.json": ""}
-model = torch.export.load("$file", extra_files=extra).module()
+model = torch.export.load($file, extra_files=extra).module()
 image = np.array(Image.open("picture.png").convert("L").resize((28, 28)))
 probs = model(torch.from_numpy(image)[None, None])
 print(json.loads(extra["metadata.json"])["class_names"][probs.argmax()], probs.max().item())""",
@@ -84,56 +85,68 @@ class Exported(NamedTuple):
     check: Check
 
 
-def write_card(run: record.Record, reports: Reports, made: Exported) -> str:
+def write_card(
+    run: record.Record, config: Mapping[str, Any], reports: Reports, made: Exported
+) -> str:
     """Return the card in Markdown.
 
-    `reports` holds what fmnist.evaluation.evaluate says of val and of test, where they are known;
-    a report may lack all but its `scores`.
+    `config` is the run's, with all keys of today's. `reports` holds what
+    fmnist.evaluation.evaluate says of val and of test, where they are known; a report may lack all
+    but its `scores`.
     """
     form = _FORMS[made.kind]
     file = made.path.name
+    num_val = config["data"]["val_size"]
     fields = {
         **form,
-        "lines": Template(form["lines"]).substitute(file=file),
-        "file": file,
+        "lines": Template(form["lines"]).substitute(file=json.dumps(file)),
+        "file": _plain(file),
         "megabytes": f"{made.num_bytes / 1e6:.2f}",
         "sha256": made.sha256,
-        **_of_run(run),
-        **{key: made.metadata[key] for key in ("run", "created", "fmnist")},
+        **_of_run(run, config),
+        "run": _plain(made.metadata["run"]),
+        **{key: made.metadata[key] for key in ("created", "fmnist")},
         **_of_check(made.check),
-        "scores": _scores(run, reports),
-        "chosen": _chosen(run, reports),
+        "scores": _scores(reports, {"val": num_val, "test": NUM_TEST}),
+        "chosen": _chosen(provenance.facts(run), reports),
         "per_class": _per_class(reports),
         "calibration": _calibration(reports),
     }
     return Template(_TEMPLATE.read_text("utf-8")).substitute(fields)
 
 
-def _of_run(run: record.Record) -> dict[str, str]:
-    data, config = run.data, run.data["config"]
+def _of_run(run: record.Record, config: Mapping[str, Any]) -> dict[str, str]:
+    facts = provenance.facts(run)
     num_val = config["data"]["val_size"]
     inside = "The division by 255 is inside"
     if config["augment"]["test_flip"]:
         inside += ", and so is the mean of the logits of an image and its mirror image"
-    commit = f"commit `{data['commit']}`" if "commit" in data else "commit not recorded"
-    rows = (f"| `{key}` | `{value}` |" for key, value in provenance.settings(run).items())
+    commit = f"commit `{facts['commit']}`" if "commit" in facts else "commit not recorded"
+    settings = provenance.settings(run, config)
+    rows = (f"| `{_plain(key)}` | `{_plain(str(value))}` |" for key, value in settings.items())
+    part = ", of which only a part was used here" if facts.get("partial") else ""
     return {
         "network": config["model"]["_target_"].removeprefix("fmnist.models."),
-        "parameters": f"{data['num_parameters']:,}" if "num_parameters" in data else "?",
+        "parameters": f"{facts['num_parameters']:,}" if "num_parameters" in facts else "?",
         "inside": f"{inside}.",
         "classes": "\n".join(f"| {i} | {name} |" for i, name in enumerate(CLASSES)),
         "num_train": f"{NUM_TRAIN - num_val:,}",
         "num_val": f"{num_val:,}",
-        "num_test": f"{NUM_TEST:,}",
-        "data_hash": data.get("data_hash", "not recorded"),
-        "split_hash": data.get("split_hash", "not recorded"),
+        "num_test": f"{NUM_TEST:,}{part}",
+        "data_hash": facts.get("data_hash", "not recorded"),
+        "split_hash": facts.get("split_hash", "not recorded"),
         "command": provenance.command(run),
         "settings": "\n".join(rows),
-        "commit": commit + (" with changes that were not committed" if data.get("dirty") else ""),
-        "device": data.get("device", "?"),
-        "precision": data.get("precision", "?"),
-        "versions": ", ".join(f"{k} {v}" for k, v in data.get("versions", {}).items()),
+        "commit": commit + (" with changes that were not committed" if facts.get("dirty") else ""),
+        "device": facts.get("device", "?"),
+        "precision": facts.get("precision", "?"),
+        "versions": ", ".join(f"{k} {v}" for k, v in facts.get("versions", {}).items()),
     }
+
+
+def _plain(text: str) -> str:
+    """Return `text` without what would end a cell of a table, code or a line."""
+    return "".join("_" if c in "|`" or not c.isprintable() else c for c in text)
 
 
 def _of_check(check: Check) -> dict[str, str]:
@@ -145,45 +158,46 @@ def _of_check(check: Check) -> dict[str, str]:
     }
 
 
-def _scores(run: record.Record, reports: Reports) -> str:
+def _scores(reports: Reports, sizes: Mapping[str, int]) -> str:
     rows = []
     for name, title in _SCORES.items():
-        val, test = (_score(run, reports.get(s, {}), f"{s}/{name}") for s in ("val", "test"))
+        val, test = (_score(reports.get(s, {}), f"{s}/{name}", n) for s, n in sizes.items())
         if val or test:
             rows.append(f"| {title} | {val or '-'} | {test or '-'} |")
     return "\n".join(rows)
 
 
-def _score(run: record.Record, report: Mapping[str, Any], key: str) -> str:
+def _score(report: Mapping[str, Any], key: str, num_images: int) -> str:
     """Return a score with its interval; that of an accuracy is computed where it is not known."""
     value = report.get("scores", {}).get(key)
     if value is None:
         return ""
-    split, _, name = key.partition("/")
     interval = report.get("intervals", {}).get(key)
-    if name != "acc":
+    if not key.endswith("/acc"):
         ends = " to ".join(f"{end:.4f}" for end in interval or ())
         return f"{value:.4f}" + (f" ({ends})" if ends else "")
-    num_images = NUM_TEST if split == "test" else run.data["config"]["data"]["val_size"]
-    if interval is None and not run.data.get("partial"):
+    if interval is None and not report.get("partial") and num_images:
         interval = scores.wilson(round(value * num_images), num_images)
     return _percent(value, interval, 2)
 
 
-def _percent(value: float, interval: Iterable[float] | None, digits: int) -> str:
+def _percent(value: float | None, interval: Iterable[float] | None, digits: int) -> str:
+    if value is None:
+        return "-"
     ends = " to ".join(f"{100 * end:.{digits}f}" for end in interval or ())
     return f"{100 * value:.{digits}f} %" + (f" ({ends})" if ends else "")
 
 
-def _chosen(run: record.Record, reports: Reports) -> str:
-    told = f"The weights are those of epoch {run.data.get('best_epoch')} of "
-    told += f"{run.data.get('epochs_done')}, "
-    if run.data.get("selected_on") == "val":
-        told += "the best by val: its scores are a little too good."
-    else:
-        told += "the last: nothing was chosen by val."
-    told += " Training chose nothing by test." if "test" in reports else " Test was not read."
-    if run.data.get("partial"):
+def _chosen(facts: Mapping[str, Any], reports: Reports) -> str:
+    epoch, num_epochs = (facts.get(key, "?") for key in ("best_epoch", "epochs_done"))
+    chosen = {
+        "val": "the best by val: its scores are a little too good.",
+        "test": "the best by test: its scores are too good, and no measure of other pictures.",
+    }.get(facts.get("selected_on", ""), "the last: nothing was chosen.")
+    told = f"The weights are those of epoch {epoch} of {num_epochs}, {chosen}"
+    if "test" not in reports:
+        told += " No test score is known."
+    if facts.get("partial"):
         told += " Only a part of the data was used: these scores say that it runs, no more."
     return told
 
@@ -194,12 +208,12 @@ def _per_class(reports: Reports) -> str:
         return "Not measured."
     rows = []
     for row in reports[split]["classes"]:
-        ends = row.get("intervals", {})
+        ends = row["intervals"]
         cells = [_percent(row[key], ends.get(key), 1) for key in ("precision", "recall", "f1")]
         rows.append(f"| {row['name']} | {row['images']:,} | {' | '.join(cells)} |")
     pairs = [
         f"{pair['true']} taken for {pair['predicted']} {pair['count']} times"
-        for pair in reports[split].get("confused", ())[:5]
+        for pair in reports[split]["confused"][:5]
     ]
     head = "| class | images | precision | recall | F1 |\n|---|---|---|---|---|"
     table = "\n".join([f"On the {split} images:", "", head, *rows])
@@ -207,24 +221,33 @@ def _per_class(reports: Reports) -> str:
 
 
 def _calibration(reports: Reports) -> str:
-    split = _told(reports, "calibration")
+    split = next((s for s in ("test", "val") if f"{s}/ece" in _scores_of(reports, s)), "")
     if not split:
         return "Not measured."
-    found = reports[split]["calibration"]
+    apart = 100 * reports[split]["scores"][f"{split}/ece"]
     told = f"""\
-On the {split} images, confidence and accuracy are {100 * found["ece"]:.2f} points apart on average
-(ECE, {found["num_bins"]} bins)."""
-    if "temperature" not in found:
+On the {split} images, confidence and accuracy are {apart:.2f} points apart on average
+(ECE, {scores.NUM_BINS} bins)."""
+    found = reports[split].get("calibration")
+    if not found:
         return told
-    temperature, root = f"{found['temperature']:.3f}", f"1 / {found['temperature']:.3f}"
+    temperature = f"{found['temperature']:.3f}"
+    sure = "too sure of itself" if found["temperature"] > 1 else "not sure enough of itself"
     fitted = f"{found['num_images']:,} {found['fitted_on']} images"
     scaled = f"{100 * found['ece_scaled']:.2f} points"
     losses = f"{found['loss_scaled']:.4f} instead of {found['loss']:.4f}"
-    return f"""{told} Dividing the logits by a temperature of {temperature}
-(above 1: it is too sure of itself), fitted on the {fitted}, makes that
-{scaled}, and the loss {losses}.
-The file does not do this; with numpy it is `probs **= {root}`, then
+    told = f"""{told} Dividing the logits by a temperature of {temperature},
+fitted on the {fitted} (it is {sure}), makes that {scaled}, and the loss {losses}."""
+    if found["loss_scaled"] >= found["loss"]:
+        return f"{told} It does not help here."
+    return f"""{told}
+The file does not do this; with numpy it is `probs **= 1 / {temperature}`, then
 `probs /= probs.sum(axis=1, keepdims=True)`. It changes no label."""
+
+
+def _scores_of(reports: Reports, split: str) -> Mapping[str, float]:
+    found: Mapping[str, float] = reports.get(split, {}).get("scores", {})
+    return found
 
 
 def _told(reports: Reports, part: str) -> str:

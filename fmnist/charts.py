@@ -97,19 +97,24 @@ def classes(rows: Sequence[Mapping[str, Any]]) -> Figure:
 
     A row is one of `classes` in the report of `scores.summarize`.
     """
-    rows = sorted(rows, key=lambda row: float(row["f1"]))
+    rows = sorted(rows, key=lambda row: -1.0 if row["f1"] is None else float(row["f1"]))
     figure = Figure((7.6, 0.6 + 0.42 * len(rows)), DPI, layout="constrained")
     axes = figure.subplots()
     looks = {"precision": (0.14, "o", BLUE), "recall": (-0.14, "s", VERMILLION)}
     for name, (shift, marker, color) in looks.items():
-        x = np.array([row[name] for row in rows])
-        bars = np.abs(np.array([row["intervals"][name] for row in rows]).T - x)
+        x = np.array([row[name] for row in rows], np.float64)  # None becomes nan
+        ends = [row["intervals"].get(name, (np.nan, np.nan)) for row in rows]
+        bars = np.abs(np.array(ends).T - x)
         y = np.arange(len(rows)) + shift
         axes.errorbar(x, y, xerr=bars, fmt=marker, color=color, ms=5, mfc="white", label=name)
-    axes.set_yticks(range(len(rows)), [f"{row['name']}  F1 {percent(row['f1'])}" for row in rows])
+    axes.set_yticks(range(len(rows)), [_with_f1(row) for row in rows])
     axes.set(title="Precision and recall, with 95 % intervals", xlim=(None, 1.005))
     axes.xaxis.set_major_formatter("{x:.0%}")
     axes.grid(axis="x", color=PALE, linewidth=0.5)
     axes.tick_params(axis="y", length=0)
     figure.legend(loc="outside upper right", ncols=2)
     return figure
+
+
+def _with_f1(row: Mapping[str, Any]) -> str:
+    return f"{row['name']}  F1 {'-' if row['f1'] is None else percent(row['f1'])}"

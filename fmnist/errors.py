@@ -73,8 +73,20 @@ def exit_codes() -> Iterator[None]:
 def answering() -> Iterator[None]:
     """End as `exit_codes` does, and quietly where the reader of stdout, `| head`, has left."""
     with exit_codes():
+        if sys.stdout is None:
+            raise UsageError("stdout is closed: there is no place for the answer.")
         try:
             yield
-            sys.stdout.flush()
+            _flush()
         except BrokenPipeError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _flush() -> None:
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise UserError(f"Cannot write the answer on stdout ({error.strerror}).") from None

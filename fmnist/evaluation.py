@@ -7,16 +7,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fmnist import process, record, report
+from fmnist import origin, process, record, report, reports
 from fmnist.compare.table import find_best
 from fmnist.errors import UserError
 
 if TYPE_CHECKING:
     from fmnist.model import Model, Outputs
 
-SCHEMA = 1
 SPLITS = ("test", "val", "train")
-_PARTS = {"scores": dict, "intervals": dict, "classes": list, "confusion": list, "confused": list}
+FIGURES = ("classes", "confusion", "mistakes", "reliability")
+MIN_FIT = 100  # images to fit a temperature on
+ROUNDING = 0.002  # of an accuracy: more than other hardware or versions change
 
 
 class NotKeptError(UserError):
@@ -36,7 +37,8 @@ def choose(folder: Path) -> tuple[Path, list[str]]:
     if (folder / record.RECORD).exists():
         return folder, []
     runs = report.read_runs([folder])
-    best, notes = find_best(runs).folder, [f"{folder}: best by val/acc"]
+    best = find_best(runs).folder
+    notes = [f"{best}: the best by val/acc in {folder}"]
     left = sum(run.status not in record.ENDED for run in runs)
     if left:
         notes.append(f"{left} of {len(runs)} runs have not ended: another one may turn out best.")
@@ -54,14 +56,16 @@ def evaluate(folder: Path, split: str = "test") -> dict[str, Any]:
 
     It holds what `scores.summarize` says, the temperature scaling of `scores.recalibrate` (where
     there is a validation split) and `notes`. A split is read once: asked again, the kept report
-    comes back, as long as the checkpoint is the same. Raises UserError when there is no finished
-    run, no model or no data; NotKeptError, with the report, when the folder cannot be written.
+    comes back, as long as it is whole, with its figures, and the checkpoint is the same. Raises
+    UserError when there is no finished run, no model or no data; NotKeptError, with the report,
+    when the folder cannot be written.
     """
     run = record.read(folder)
     if run.status != "finished":
         raise UserError(f"{folder} is not finished but {run.status}. Train it to its end first.")
     checkpoint = _digest(folder / "checkpoints" / "best.ckpt")
-    if kept := _kept(folder, split, checkpoint):
+    kept = reports.read(folder, split)
+    if kept and kept["checkpoint_sha256"] == checkpoint and _has_figures(folder, split):
         return kept
     process.import_torch()
     process.keep_memory()
@@ -70,18 +74,19 @@ def evaluate(folder: Path, split: str = "test") -> dict[str, Any]:
     model = load_model(folder)
     outputs = model.outputs(split)
     found = {
-        "schema": SCHEMA,
+        "schema": reports.SCHEMA,
         "split": split,
         "best_epoch": run.data.get("best_epoch"),
         "checkpoint_sha256": checkpoint,
         **_measure(model, outputs, split),
         "evaluated": f"{datetime.datetime.now().astimezone():%Y-%m-%dT%H:%M:%S%z}",
-        "versions": record.versions(),
-        **record.commit(),
+        "versions": origin.versions(),
+        **origin.commit(),
     }
     try:
-        record.write_atomically(_path(folder, split), json.dumps(found, indent=2) + "\n")
         _draw(model, outputs, split, found)
+        text = json.dumps(found, indent=2) + "\n"  # last: it says that all is there
+        record.write_atomically(reports.path(folder, split), text)
     except UserError as error:
         raise NotKeptError(str(error), found) from None
     return found
@@ -89,7 +94,7 @@ def evaluate(folder: Path, split: str = "test") -> dict[str, Any]:
 
 def has_read_test(run: record.Record) -> bool:
     """Say whether the test set has been read for a run: by its training or by an evaluation."""
-    return "test/acc" in run.scores or _path(run.folder, "test").exists()
+    return "test/acc" in run.scores or reports.path(run.folder, "test").exists()
 
 
 def _measure(model: "Model", outputs: "Outputs", split: str) -> dict[str, Any]:
@@ -100,11 +105,15 @@ def _measure(model: "Model", outputs: "Outputs", split: str) -> dict[str, Any]:
     try:
         val = outputs if split == "val" else model.outputs("val")
     except UserError as error:
-        notes.append(f"No temperature scaling: {error}")
-    else:
-        logits = (outputs.labels, outputs.logits, val.labels, val.logits)
-        found["calibration"] = scores.recalibrate(*logits)
-    return found | {"notes": notes}
+        return found | {"notes": [*notes, f"No temperature scaling: {error}"]}
+    if len(val.labels) < MIN_FIT:
+        few = f"{len(val.labels)} validation images are too few, it takes {MIN_FIT}."
+        return found | {"notes": [*notes, f"No temperature scaling: {few}"]}
+    scaling = scores.recalibrate(outputs.labels, outputs.logits, val.labels, val.logits)
+    if scaling is None:
+        best = "the validation images have no best temperature, as none or all are wrong."
+        return found | {"notes": [*notes, f"No temperature scaling: {best}"]}
+    return found | {"calibration": scaling, "notes": notes}
 
 
 def _compare(measured: Mapping[str, float], run: record.Record, split: str) -> list[str]:
@@ -113,9 +122,21 @@ def _compare(measured: Mapping[str, float], run: record.Record, split: str) -> l
     recorded = run.scores.get(name, measured[name])
     if split == "train" or run.data.get("partial") or abs(recorded - measured[name]) < 1e-9:
         return []
+    told = f"run.json recorded {name} {recorded:.2%}: "
+    if abs(recorded - measured[name]) < ROUNDING:
+        return [told + "other hardware or versions round differently."]
     return [
-        f"run.json recorded {name} {recorded:.2%}: other hardware or versions round differently."
+        told + "rounding does not explain that. best.ckpt is not the one that was tested, or "
+        "this version computes something else."
     ]
+
+
+def _has_figures(folder: Path, split: str) -> bool:
+    return all(_figure(folder, split, name).exists() for name in FIGURES)
+
+
+def _figure(folder: Path, split: str, name: str) -> Path:
+    return folder / "figures" / f"eval-{split}-{name}.png"
 
 
 def _draw(model: "Model", outputs: "Outputs", split: str, found: Mapping[str, Any]) -> None:
@@ -135,23 +156,13 @@ def _draw(model: "Model", outputs: "Outputs", split: str, found: Mapping[str, An
     }
     try:
         folder.mkdir(exist_ok=True)
-        for name, figure in drawn.items():
-            figures.save(figure, folder / f"eval-{split}-{name}.png")
+        for name in FIGURES:
+            figures.save(drawn[name], _figure(model.run.folder, split, name))
     except OSError as error:
         raise UserError(
-            f"Cannot write {folder} ({error.strerror}). Free some space or make it writable; the "
-            f"scores are kept in {_path(model.run.folder, split)}."
+            f"Cannot write {folder} ({error.strerror}): this report is not kept. Free some space "
+            "or make the folder writable to keep it."
         ) from None
-
-
-def _kept(folder: Path, split: str, checkpoint: str) -> dict[str, Any] | None:
-    """Return the report that an earlier evaluation of the same checkpoint left, if it is whole."""
-    try:
-        kept = json.loads(_path(folder, split).read_text("utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return None
-    is_whole = isinstance(kept, dict) and all(isinstance(kept.get(k), t) for k, t in _PARTS.items())
-    return kept if is_whole and kept.get("checkpoint_sha256") == checkpoint else None
 
 
 def _digest(path: Path) -> str:
@@ -160,7 +171,3 @@ def _digest(path: Path) -> str:
         return hashlib.sha256(path.read_bytes()).hexdigest()
     except OSError:
         return ""
-
-
-def _path(folder: Path, split: str) -> Path:
-    return folder / f"eval-{split}.json"

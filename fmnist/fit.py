@@ -13,7 +13,7 @@ import torch
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 from torch import Tensor
 
-from fmnist import CLASSES, build, chunks, process, record, schema, sources
+from fmnist import CLASSES, build, chunks, origin, process, record, schema, sources
 from fmnist.callbacks import Checkpoints, Events, History, Outputs
 from fmnist.classifier import Classifier
 from fmnist.data import FashionMNISTData
@@ -138,12 +138,12 @@ class _Fit:
 
     def _warn_of_changes(self, facts: Config) -> None:
         """Say what makes the rest of a resumed run differ from an uninterrupted one."""
-        now = {**facts, **record.versions()}
+        now = {**facts, **origin.versions()}
         before = {**self.run.data, **self.run.data["versions"]}
         changed = [f"{k} was {before[k]}, is {v}" for k, v in now.items() if before.get(k, v) != v]
         if changed:
             self.say(f"Warning: not bit-equal from here: {'; '.join(changed)}.")
-        code = [r.get("commit") for r in (self.run.data, record.commit())]
+        code = [r.get("commit") for r in (self.run.data, origin.commit())]
         if code[0] != code[1]:
             self.say(f"Warning: the code changed since this run began: {code[0]}, now {code[1]}.")
 

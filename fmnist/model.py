@@ -47,17 +47,20 @@ class Model:
         (28, 28). Raises UserError for another shape or type.
         """
         # A copy: any strides, any owner.
-        array = images.cpu().numpy() if isinstance(images, Tensor) else np.array(images)
+        try:
+            array = images.cpu().numpy() if isinstance(images, Tensor) else np.array(images)
+        except ValueError:  # lists of different lengths
+            raise UserError("images must be one array, got lists of several shapes.") from None
         is_grey = array.ndim in (2, 3) or (array.ndim == 4 and array.shape[1] == 1)
         if array.dtype != np.uint8 or not is_grey or array.shape[-2:] != (28, 28):
             raise UserError(
                 "images must be uint8 of shape (N, 28, 28) or (N, 1, 28, 28), "
                 f"got {array.dtype} {array.shape}."
             )
-        if not isinstance(batch_size, int) or batch_size < 1:
+        if isinstance(batch_size, bool) or batch_size != int(batch_size) or batch_size < 1:
             raise UserError(f"batch_size must be a whole number >= 1, got {batch_size!r}.")
         batch = torch.from_numpy(array).reshape(-1, 1, 28, 28)
-        probs: NDArray[np.float32] = self._logits(batch, batch_size).softmax(dim=1).numpy()
+        probs: NDArray[np.float32] = self._logits(batch, int(batch_size)).softmax(dim=1).numpy()
         return probs
 
     def evaluate(self, split: str = "test") -> dict[str, float]:
@@ -99,16 +102,14 @@ class Model:
         """Refuse a split that is empty, or not the one that the run was trained with."""
         if split == "test":
             return
-        if data.split_hash != self.run.data.get("split_hash"):
+        recorded = self.run.data.get("split_hash")
+        if recorded is not None and data.split_hash != recorded:
             raise UserError(
-                f"The validation split of {self.run.folder} cannot be drawn again: its split_hash "
-                "differs. Use the versions in its run.json, or the test split."
+                f"the validation split of {self.run.folder} cannot be drawn again: its split_hash "
+                "differs. Use the versions in its run.json."
             )
         if not len(data.arrays(split)[1]):
-            raise UserError(
-                f"{self.run.folder} was trained with data.val_size=0: it has no {split} split. "
-                "Take test or train."
-            )
+            raise UserError(f"{self.run.folder} has no {split} split: data.val_size is 0.")
 
 
 def load_model(folder: Path) -> Model:
@@ -128,10 +129,20 @@ def load_model(folder: Path) -> Model:
     except UsageError as error:
         raise UserError(f"{folder / record.RECORD}: {error}") from None
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        classifier.load_state_dict(state["state_dict"])
+        state = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
     except Exception as error:  # torch raises half a dozen types for a damaged or foreign file
-        raise UserError(f"{path} cannot be loaded: {str(error).strip().splitlines()[0]}") from None
+        raise UserError(
+            f"{path} is damaged or no checkpoint ({type(error).__name__}). "
+            "Copy the run folder again, or train it again."
+        ) from None
+    try:
+        classifier.load_state_dict(state)
+    except (RuntimeError, TypeError, AttributeError) as error:
+        detail = " ".join(str(error).split()).partition(": ")[2][:120]
+        raise UserError(
+            f"{path} holds other weights than {folder / record.RECORD} asks for ({detail}). "
+            "Copy the run folder again, or train it again."
+        ) from None
     return Model(classifier, run, _with_data_here(values))
 
 

@@ -23,7 +23,7 @@ from fmnist.classifier import Classifier
 from fmnist.errors import UserError
 from fmnist.model import Model
 
-OPSET = 18  # of 2022, read by onnxruntime from 1.14 on; torch's own functions are written in it
+OPSET, IR_VERSION = 18, 8  # both of ONNX 1.13; torch writes its operations in this opset
 METADATA = "metadata.json"  # its name inside an archive of torch.export
 Predict = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 
@@ -102,6 +102,7 @@ def to_onnx(program: ExportedProgram, metadata: Mapping[str, Any]) -> bytes:
         {k: v if isinstance(v, str) else json.dumps(v) for k, v in metadata.items()}
     )
     proto = onnx_ir.to_proto(made.model)
+    proto.ir_version = IR_VERSION  # what torch 2.14 writes, 10, older runtimes refuse
     onnx.checker.check_model(proto, full_check=True)
     return bytes(proto.SerializeToString())
 

@@ -1,55 +1,81 @@
 """What an exported model tells of the run it is from, and nothing of this machine. Torch-free."""
 
+import re
 import shlex
 from collections.abc import Mapping
-from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any
 
-from fmnist import CLASSES, record
-from fmnist.schema import flatten
+from fmnist import CLASSES, origin, record
 
-_FACTS = ("commit", "dirty", "data_hash", "split_hash", "best_epoch", "selected_on", "partial")
-_PLACES = ("data.dir", "data.source")
-_NOT_TRAINED = ("name", "note", "figures", "checkpoints", "test", *_PLACES)
-_SECTIONS = ("model.", "optim.", "augment.")
-_SETTINGS = ("seed", "metric", "select", "data.batch_size", "data.val_size", "trainer.max_epochs")
+_FACTS: dict[str, type] = {
+    "commit": str,
+    "dirty": bool,
+    "data_hash": str,
+    "split_hash": str,
+    "best_epoch": int,
+    "selected_on": str,
+    "partial": bool,
+    "num_parameters": int,
+    "epochs_done": int,
+    "device": str,
+    "precision": str,
+    "versions": dict,
+}
+_PRIVATE = ("data.dir", "data.source", "note")  # of the config
+_NOT_TRAINED = ("name", "figures", "checkpoints", "test", *_PRIVATE)
+_PATH = re.compile(  # file:///x, /x/y, ~/x, C:\\x; its last part is the group
+    r"""(?:file:/*|(?<![\w.):/])(?:/|~[\w-]*/|[A-Za-z]:[\\/]))(?:[^'",;:\[\](){}\n]*[\\/])?([^'",;:\[\](){}\n/\\]*)"""
+)
 
 
-def describe(run: record.Record, created: str) -> dict[str, Any]:
-    """Return the metadata of a file exported from `run` at the time `created`."""
+def facts(run: record.Record) -> dict[str, Any]:
+    """Return what the record tells beside config and scores, where it is of its kind."""
+    known = {key: run.data.get(key) for key in _FACTS}
+    return {
+        key: value
+        for key, value in known.items()
+        if isinstance(value, _FACTS[key]) and (_FACTS[key] is bool or not isinstance(value, bool))
+    }
+
+
+def describe(run: record.Record, config: Mapping[str, Any], created: str) -> dict[str, Any]:
+    """Return the metadata of a file exported from `run`, of `config`, at the time `created`."""
     return {
         "class_names": list(CLASSES),
         "run": run.folder.resolve().name,
         "created": created,
-        "fmnist": record.versions()["fmnist"],
-        "versions": run.data.get("versions", {}),
-        **{key: run.data[key] for key in _FACTS if key in run.data},
-        "config": without_places(run.data["config"]),
+        "fmnist": origin.versions()["fmnist"],
+        **facts(run),
+        "config": without_places(config),
         "scores": run.scores,
     }
 
 
 def without_places(value: Any, key: str = "") -> Any:
-    """Return a config without folders of a machine: of an absolute path its last part stays."""
+    """Return a config without notes and folders of a machine: of a path its last part stays."""
     if isinstance(value, Mapping):
         return {k: without_places(v, f"{key}.{k}".lstrip(".")) for k, v in value.items()}
     if isinstance(value, list):
         return [without_places(item) for item in value]
-    if key in _PLACES:
+    if key in _PRIVATE:
         return None
-    return _last_part(value) if isinstance(value, str) else value
+    return _shortened(value) if isinstance(value, str) else value
 
 
-def settings(run: record.Record) -> dict[str, Any]:
+def settings(run: record.Record, config: Mapping[str, Any]) -> dict[str, Any]:
     """Return what decides how a run trains, key by key; callbacks that are off are left out."""
-    config = without_places(run.data["config"])
-    kept = {
+    given = {"config": without_places(config), "overrides": run.data["overrides"]}
+    kept = record.identity(given)
+    off = [
+        f"callbacks.{name}."
+        for name, values in config.get("callbacks", {}).items()
+        if None in values.values()
+    ]
+    return {
         key: value
-        for key, value in flatten(config).items()
-        if key in _SETTINGS or (key.startswith(_SECTIONS) and not key.endswith("_partial_"))
+        for key, value in kept.items()
+        if not key.startswith(tuple(off)) and not key.endswith("._partial_")
     }
-    used = {k: v for k, v in config.get("callbacks", {}).items() if None not in v.values()}
-    return kept | flatten(used, "callbacks.")
 
 
 def command(run: record.Record) -> str:
@@ -57,12 +83,12 @@ def command(run: record.Record) -> str:
     words = []
     for word in run.data["overrides"]:
         key, sign, value = word.partition("=")
-        if key.lstrip("+") not in _NOT_TRAINED:
-            words.append(shlex.quote(key + sign + _last_part(value)))
+        name = key.lstrip("+~")
+        if name not in _NOT_TRAINED and not name.startswith("hydra"):
+            words.append(shlex.quote(key + sign + _shortened(value)))
     return " ".join(["python scripts/train.py", *words])
 
 
-def _last_part(text: str) -> str:
-    windows = PureWindowsPath(text)  # takes / and \ for what they are
-    is_place = PurePosixPath(text).is_absolute() or windows.is_absolute() or text.startswith("~")
-    return windows.name if is_place else text
+def _shortened(text: str) -> str:
+    """Return `text` with its absolute paths cut to their last parts."""
+    return _PATH.sub(r"\1", text)

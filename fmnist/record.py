@@ -6,21 +6,17 @@ result, or refuse.
 
 import contextlib
 import datetime
-import functools
 import hashlib
 import json
 import os
-import platform
 import re
 import socket
-import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
-from fmnist import lock
+from fmnist import lock, origin
 from fmnist.errors import UsageError, UserError
 from fmnist.schema import flatten
 
@@ -29,7 +25,6 @@ RECORD = "run.json"
 CHECKPOINTS = ("last.ckpt", "previous.ckpt")  # what resuming reads, best first
 ENDED = ("finished", "pruned")  # the states that no start changes
 MAX_NAME_LENGTH = 120
-PACKAGES = ("fmnist", "torch", "torchvision", "pytorch-lightning", "hydra-core", "numpy")
 
 # Keys that say where, how and how loudly a run happens, not what is trained.
 NOT_IDENTITY = {
@@ -93,7 +88,7 @@ class Record:
     def open_attempt(self, start_epoch: int) -> None:
         """Append this process's attempt, which goes on from `start_epoch` finished epochs."""
         here = {"start_epoch": start_epoch, "pid": os.getpid(), "host": socket.gethostname()}
-        self.data["attempts"].append({**here, **commit(), "seconds": 0.0})
+        self.data["attempts"].append({**here, **origin.commit(), "seconds": 0.0})
         self.data.pop("error", None)
         self._began = time.monotonic()
         self.update(status="running")
@@ -106,7 +101,7 @@ def read(folder: Path) -> Record:
         data = json.loads(path.read_text("utf-8"))
     except FileNotFoundError:
         raise UserError(f"{folder} is no run folder: {RECORD} is missing.") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(
             f"{path} cannot be read ({error}). Restore it, or delete the folder and run again."
         ) from None
@@ -124,6 +119,7 @@ def _is_record(data: Any) -> bool:
         isinstance(data, dict)
         and data.get("schema") == SCHEMA
         and all(isinstance(data.get(key), kind) for key, kind in kinds.items())
+        and all(isinstance(word, str) for word in data["overrides"])
     )
 
 
@@ -231,8 +227,8 @@ def open_record(folder: Path, config: dict[str, Any], overrides: Sequence[str]) 
         "attempts": [],
         "seed": config["seed"],
         "note": config["note"],
-        "versions": versions(),
-        **commit(),
+        "versions": origin.versions(),
+        **origin.commit(),
     }
     return record
 
@@ -263,40 +259,15 @@ def write_atomically(path: Path, text: str) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except OSError as error:
+    except BaseException as error:
         with contextlib.suppress(OSError):  # a read-only file system refuses that too
             temporary.unlink()
+        if not isinstance(error, OSError):
+            raise
         raise UserError(
             f"Cannot write {path} ({error.strerror}). Free some space or make the folder writable, "
             "then type the same line again."
         ) from None
-
-
-def versions() -> dict[str, str]:
-    """Return the versions of Python and of the packages that decide a result."""
-    found = {"python": platform.python_version()}
-    for package in PACKAGES:
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            found[package] = metadata.version(package)
-    return found
-
-
-@functools.cache
-def commit() -> dict[str, Any]:
-    """Return {"commit", "dirty"} of the code that runs, or {} outside a git checkout."""
-    here = Path(__file__).resolve().parents[1]
-    try:
-        head = _git(here, "rev-parse", "HEAD").strip()
-        return {"commit": head, "dirty": bool(_git(here, "status", "--porcelain", "-uno").strip())}
-    except (OSError, subprocess.SubprocessError):
-        return {}
-
-
-def _git(folder: Path, *words: str) -> str:
-    done = subprocess.run(
-        ["git", "-C", str(folder), *words], capture_output=True, text=True, check=True, timeout=10
-    )
-    return done.stdout
 
 
 def _plain(value: Any) -> str:

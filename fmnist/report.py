@@ -67,7 +67,8 @@ def print_summary(run: Record) -> None:
 def print_evaluation(folder: Path, found: Mapping[str, Any]) -> None:
     """Print the report of `evaluation.evaluate` on stdout."""
     split, classes = found["split"], found["classes"]
-    write(f"{folder}: {found['num_images']:,} {split} images, epoch {found['best_epoch']}\n")
+    epoch = found["best_epoch"] or "unknown"
+    write(f"{folder}: {found['num_images']:,} {split} images, epoch {epoch}\n")
     totals = _grid("", "", "95 % interval")
     for key, value in found["scores"].items():
         name, text = TITLES[key.rpartition("/")[2]]
@@ -78,6 +79,8 @@ def print_evaluation(folder: Path, found: Mapping[str, Any]) -> None:
     for row in classes:
         pairs = [
             (f"{row[name]:.1%}", _interval(row["intervals"][name], "{:.1%}".format))
+            if row[name] is not None
+            else ("-", "")
             for name in ("precision", "recall", "f1")
         ]
         rows.add_row(row["name"], f"{row['images']:,}", *(text for pair in pairs for text in pair))

@@ -35,7 +35,7 @@ def summarize(
     """Return the report of an evaluation, for JSON: scores, intervals, classes and confusion.
 
     The scores are `<split>/acc`, `loss`, `f1` (mean of the classes'), `brier` (0..2) and `ece`,
-    which has no interval: resampling makes it larger.
+    which has no interval: resampling makes it larger. What a class has no images for is None.
     """
     probs = softmax(logits)
     losses = cross_entropies(labels, logits)
@@ -46,15 +46,15 @@ def summarize(
     scores = {
         "acc": num_right / num_images,
         "loss": losses.mean(),
-        "f1": _f1(counts).mean(),
+        "f1": np.nanmean(_f1(counts)),
         "brier": briers.mean(),
         "ece": calibration(labels, probs).ece,
     }
     intervals = {
         "acc": wilson(num_right, num_images),
         "loss": _normal(losses),
-        "f1": _percentiles(resampled.mean(axis=-1)),
-        "brier": _normal(briers),
+        "f1": _percentiles(np.nanmean(resampled, axis=-1)),
+        "brier": _normal(briers, highest=2.0),
     }
     return {
         "num_images": num_images,
@@ -70,9 +70,14 @@ def summarize(
 
 def recalibrate(
     labels: Ints, logits: Floats, val_labels: Ints, val_logits: Floats
-) -> dict[str, Any]:
-    """Return the report of temperature scaling: fitted on validation, its effect on `logits`."""
+) -> dict[str, Any] | None:
+    """Return the report of temperature scaling: fitted on validation, its effect on `logits`.
+
+    None where no temperature is best: see `fit_temperature`.
+    """
     temperature = fit_temperature(val_labels, val_logits)
+    if temperature is None:
+        return None
     scaled = logits.astype(np.float64) / temperature
     return {
         "temperature": temperature,
@@ -140,73 +145,76 @@ def calibration(labels: Ints, probs: Floats, num_bins: int = NUM_BINS) -> Calibr
     return Calibration(counts, mean_accuracy, mean_confidence, float(ece))
 
 
-def fit_temperature(labels: Ints, logits: Floats) -> float:
+def fit_temperature(labels: Ints, logits: Floats) -> float | None:
     """Return the T in 0.05..20 for which logits / T have the smallest loss (Guo et al. 2017).
 
-    The loss is convex in 1 / T: its slope, mean(E[logit] - logit of the label), is bisected.
+    The loss is convex in 1 / T: its slope, the mean of E[logit] - logit of the label, is bisected.
+    None where it falls to the end of the range, as it does without mistakes.
     """
     exact = logits.astype(np.float64)
-    of_label = exact[np.arange(len(labels)), labels]
-    low, high = 0.05, 20.0
+    above = exact - exact[np.arange(len(labels)), labels][:, None]
+    coolest, hottest = low, high = 0.05, 20.0
     for _ in range(60):
         middle = float(np.sqrt(low * high))
-        expected = (softmax(exact / middle) * exact).sum(axis=1)
-        low, high = (low, middle) if (expected - of_label).mean() < 0 else (middle, high)
-    return float(np.sqrt(low * high))
+        slope = (softmax(above / middle) * above).sum(axis=1).mean()
+        low, high = (low, middle) if slope <= 0 else (middle, high)  # 0: lost below 1e-308
+    is_inside = coolest < 0.99 * low and high < 0.99 * hottest
+    return float(np.sqrt(low * high)) if is_inside else None
 
 
 def _f1(counts: NDArray[np.integer[Any]]) -> Doubles:
-    """Return F1 (..., K) of confusion matrices (..., K, K); 0 for a class never seen nor said."""
+    """Return F1 (..., K) of confusion matrices (..., K, K); nan for a class never seen nor said."""
     right = np.diagonal(counts, axis1=-2, axis2=-1)
     total = counts.sum(axis=-1) + counts.sum(axis=-2)
-    f1: Doubles = 2 * right / np.maximum(total, 1)
+    f1: Doubles = np.where(total > 0, 2 * right / np.maximum(total, 1), np.nan)
     return f1
 
 
 def _resample(counts: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return confusion matrices (NUM_RESAMPLES, K, K) of as many images, drawn with replacement.
+    """Return confusion matrices (NUM_RESAMPLES, K, K), each class drawn anew with replacement.
 
-    The bootstrap (Efron 1979), seeded: the same counts give the same intervals.
+    The bootstrap (Efron 1979) within classes, as all splits are stratified. Seeded: the same counts
+    give the same intervals.
     """
-    total = counts.sum()
-    draws = np.random.default_rng(0).multinomial(total, counts.ravel() / total, NUM_RESAMPLES)
-    return draws.reshape(-1, *counts.shape)
+    generator = np.random.default_rng(0)
+    sizes = counts.sum(axis=1)
+    shares = np.where(sizes[:, None] > 0, counts / np.maximum(sizes, 1)[:, None], 1 / len(counts))
+    drawn = [generator.multinomial(n, p, NUM_RESAMPLES) for n, p in zip(sizes, shares, strict=True)]
+    return np.stack(drawn, axis=1)
 
 
 def _percentiles(values: Doubles) -> Interval:
-    low, high = np.percentile(values, [2.5, 97.5])
+    low, high = np.nanpercentile(values, [2.5, 97.5])
     return float(low), float(high)
 
 
-def _normal(values: Doubles) -> Interval:
-    """Return the interval of a mean, by the central limit theorem."""
+def _normal(values: Doubles, highest: float = np.inf) -> Interval:
+    """Return the interval of a mean, by the central limit theorem, within 0..`highest`."""
     mean = values.mean()
     half = Z * values.std() / np.sqrt(max(len(values) - 1, 1))
-    return float(mean - half), float(mean + half)
+    return max(0.0, float(mean - half)), min(highest, float(mean + half))
 
 
 def _classes(
     counts: NDArray[np.int64], resampled: Doubles, names: Sequence[str]
 ) -> list[dict[str, Any]]:
-    """Return a row per class; precision is 0 in 0..1 for a class that was never predicted."""
+    """Return a row per class; a share of no images is None and has no interval."""
     rows = []
     for k, (name, f1) in enumerate(zip(names, _f1(counts), strict=True)):
         right, num_true = int(counts[k, k]), int(counts[k].sum())
         num_said = int(counts[:, k].sum())
-        rows.append(
-            {
-                "name": name,
-                "images": num_true,
-                "precision": right / max(num_said, 1),
-                "recall": right / max(num_true, 1),
-                "f1": float(f1),
-                "intervals": {
-                    "precision": list(wilson(right, num_said)),
-                    "recall": list(wilson(right, num_true)),
-                    "f1": list(_percentiles(resampled[:, k])),
-                },
-            }
-        )
+        shares: dict[str, float | None] = {
+            "precision": right / num_said if num_said else None,
+            "recall": right / num_true if num_true else None,
+            "f1": None if np.isnan(f1) else float(f1),
+        }
+        intervals = {
+            "precision": wilson(right, num_said),
+            "recall": wilson(right, num_true),
+            "f1": _percentiles(resampled[:, k]) if shares["f1"] is not None else (0.0, 1.0),
+        }
+        known = {key: list(ends) for key, ends in intervals.items() if shares[key] is not None}
+        rows.append({"name": name, "images": num_true, **shares, "intervals": known})
     return rows
 
 

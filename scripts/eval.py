@@ -2,16 +2,17 @@
 
 Prints scores with 95 % intervals, each class, the confusion matrix and the calibration; keeps them
 in the run's folder as eval-<split>.json and figures/eval-<split>-*.png. A split is read once: asked
-again, the kept report is printed. The best run of a sweep is the finished one with the highest
-val/acc. The data are those of the run's data.dir or, where that is not on this machine, of
-$FMNIST_DATA.
+again, the kept report is printed; delete it to measure again. The best run of a sweep is the
+finished one with the highest val/acc. The data are those of the run's data.dir or, where that is
+not on this machine, of $FMNIST_DATA.
 """
 
 import argparse
+import signal
 import sys
 from pathlib import Path
 
-from fmnist.errors import answering, exit_codes
+from fmnist.errors import answering, exit_codes, raising
 
 with exit_codes():
     from fmnist import evaluation, report
@@ -25,7 +26,7 @@ def main() -> None:
     parser.add_argument("run", type=Path, help="the folder of a run or of a sweep")
     parser.add_argument("--split", choices=evaluation.SPLITS, default="test")
     args = parser.parse_args()
-    with answering():
+    with answering(), raising(signal.SIGTERM):
         folder, notes = evaluation.choose(args.run)
         _tell(notes)
         try:

@@ -14,7 +14,7 @@ from pathlib import Path
 from fmnist.errors import answering, exit_codes, raising
 
 with exit_codes():
-    from fmnist import evaluation, export
+    from fmnist import evaluation, export, report
     from fmnist.card import Exported
 
 EPILOG = """\
@@ -49,11 +49,14 @@ def _tell(notes: Iterable[str]) -> None:
 
 def _print(made: Exported) -> None:
     check = made.check
-    print(f"{made.path}: {made.num_bytes / 1e6:.2f} MB")
     seen = f"{check.num_images:,} {check.images}"
-    print(f"checked on {seen}: labels equal, probabilities {check.apart}")
-    print(f"{check.file_speed:,.0f} images/s; the model: {check.model_speed:,.0f} images/s")
-    print(f"card: {made.card}")
+    lines = [
+        f"{made.path}: {made.num_bytes / 1e6:.2f} MB",
+        f"checked on {seen}: labels equal, probabilities {check.apart}",
+        f"{check.file_speed:,.0f} images/s; the model: {check.model_speed:,.0f} images/s",
+        f"card: {made.card}",
+    ]
+    report.write("".join(f"{line}\n" for line in lines))
 
 
 if __name__ == "__main__":

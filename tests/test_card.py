@@ -23,10 +23,14 @@ def card_of(run: record.Record, reports: card.Reports, kind: str = "onnx") -> st
         kind=kind,
         num_bytes=910_055,
         sha256="ab" * 32,
-        metadata=provenance.describe(run, "2026-11-22T23:31:14+0000"),
+        metadata=provenance.describe(run, run.data["config"], "2026-11-22T23:31:14+0000"),
         check=CHECK,
     )
-    return card.write_card(run, reports, made)
+    return card.write_card(run, run.data["config"], reports, made)
+
+
+def settings_of(run: record.Record) -> dict[str, Any]:
+    return provenance.settings(run, run.data["config"])
 
 
 def report_of(split: str, **changes: Any) -> dict[str, Any]:
@@ -73,9 +77,11 @@ def test_a_whole_report_fills_the_card() -> None:
     assert text.count("| 1,000 | 87.1 % (85.0 to 89.0) | 88.2 % (86.0 to 90.0) |") == 10
     assert "On the test images:" in text
     assert "Shirt taken for Coat 77 times" in text
-    assert "temperature of 1.234\n(above 1: it is too sure of itself)" in text
+    assert (
+        "temperature of 1.234,\nfitted on the 5,000 val images (it is too sure of itself)" in text
+    )
     assert "0.51 points, and the loss 0.2101 instead of 0.2182." in text
-    assert "Test was not read" not in text
+    assert "No test score" not in text
     assert "$" not in text
 
 
@@ -84,22 +90,21 @@ def test_recorded_scores_get_the_interval_of_their_number_of_images() -> None:
     low, high = binomtest(4624, 5000).proportion_ci(0.95, method="wilson")
     assert f"| accuracy | 92.48 % ({100 * low:.2f} to {100 * high:.2f}) | - |" in text
     assert "| loss (nats) | 0.2155 | - |" in text
-    assert "Test was not read." in text
+    assert "No test score is known." in text
     assert text.count("\nNot measured.\n") == 2  # the classes, the calibration
 
 
 def test_a_part_of_the_data_gives_no_interval() -> None:
-    text = card_of(run_of(partial=True), {"val": {"scores": {"val/acc": 0.9248}}})
+    text = card_of(run_of(partial=True), {"val": {"scores": {"val/acc": 0.9248}, "partial": True}})
     assert "| accuracy | 92.48 % | - |" in text
     assert "Only a part of the data was used" in text
 
 
 def test_without_a_validation_split_the_card_says_what_was_not_done() -> None:
     run = run_of(data__val_size=0, selected_on="last", best_epoch=10)
-    calibration = {"ece": 0.0142, "num_bins": 15, "num_images": 10_000, "loss": 0.2182}
-    text = card_of(run, {"test": report_of("test", calibration=calibration)})
+    text = card_of(run, {"test": report_of("test", calibration=None)})
     assert "60,000 images to train on, 0 held out" in text
-    assert "epoch 10 of 10, the last: nothing was chosen by val." in text
+    assert "epoch 10 of 10, the last: nothing was chosen." in text
     assert "1.42 points apart" in text
     assert "temperature" not in text
 
@@ -118,11 +123,13 @@ def test_a_recipe_names_what_is_trained_and_no_folder_of_the_machine() -> None:
     run = run_of(
         model="mlp", data__dir="/home/me/data", data__source="/mnt/x", model__path="/home/me/w.pt"
     )
+    run.data["config"]["note"] = "ask bob, see /home/bob"
+    run.data["overrides"] += ["hydra.searchpath=[file:///home/me/conf]"]
     run.data["overrides"] += ["name=mine", "note=it's", "optim.lr=1e-3", "+model.tag=a b"]
     assert provenance.command(run) == (
         "python scripts/train.py model=mlp seed=0 model.path=w.pt optim.lr=1e-3 '+model.tag=a b'"
     )
-    metadata = provenance.describe(run, "now")
+    metadata = provenance.describe(run, run.data["config"], "now")
     assert metadata["config"]["data"]["dir"] is metadata["config"]["data"]["source"] is None
     assert metadata["config"]["model"]["path"] == "w.pt"
     assert metadata["config"]["optim"] == run.data["config"]["optim"]
@@ -139,6 +146,9 @@ def test_a_recipe_names_what_is_trained_and_no_folder_of_the_machine() -> None:
         ("C:\\Users\\me\\w.pt", "w.pt"),
         ("~/w.pt", "w.pt"),
         ("weights/w.pt", "weights/w.pt"),
+        ("[file:///home/me/conf,/mnt/x/a b]", "[conf,a b]"),
+        ('"/home/me/x y"', '"x y"'),
+        ("1/2 of http://a.org/b", "1/2 of http://a.org/b"),
         ("fmnist.models.cnn", "fmnist.models.cnn"),
         (["/a/b", 3], ["b", 3]),
         (None, None),
@@ -149,6 +159,59 @@ def test_of_an_absolute_path_the_last_part_stays(value: Any, shown: Any) -> None
 
 
 def test_callbacks_that_are_off_are_no_setting() -> None:
-    assert not [key for key in provenance.settings(run_of()) if key.startswith("callbacks.")]
-    on = provenance.settings(run_of(callbacks__ema__decay=0.999))
+    assert not [key for key in settings_of(run_of()) if key.startswith("callbacks.")]
+    on = settings_of(run_of(callbacks__ema__decay=0.999))
     assert on["callbacks.ema.decay"] == 0.999
+
+
+def test_settings_are_all_that_decides_the_training() -> None:
+    run = run_of(trainer__gradient_clip_val=0.5, trainer__accumulate_grad_batches=4)
+    found = settings_of(run)
+    assert found["trainer.gradient_clip_val"] == 0.5
+    assert found["trainer.accumulate_grad_batches"] == 4
+    assert found["data.split_seed"] == run.data["config"]["data"]["split_seed"]
+    assert not {"name", "note", "data.dir", "trainer.accelerator"} & set(found)
+
+
+@pytest.mark.parametrize(
+    ("where", "text"),
+    [
+        ("val", "the best by val: its scores are a little too good."),
+        ("test", "the best by test: its scores are too good"),
+        ("last", "the last: nothing was chosen."),
+    ],
+)
+def test_the_card_says_what_the_weights_were_chosen_by(where: str, text: str) -> None:
+    assert text in card_of(run_of(selected_on=where), {})
+
+
+def test_a_temperature_that_does_not_help_is_not_recommended() -> None:
+    scaling = report_of("val")["calibration"] | {"loss_scaled": 0.3}
+    text = card_of(run_of(), {"val": report_of("val", calibration=scaling)})
+    assert "It does not help here." in text
+    assert "probs **=" not in text
+
+
+def test_facts_of_another_kind_count_as_not_recorded() -> None:
+    run = run_of(num_parameters="many", versions=None, commit=3, best_epoch={}, device=True)
+    text = card_of(run, {})
+    assert "(? parameters)" in text
+    assert "commit not recorded" in text
+
+
+def test_names_cannot_break_the_card() -> None:
+    run = run_of(model="mlp", model__tag="a|b`c")
+    made = card.Exported(
+        Path('we"ird|`.onnx'),
+        Path("x.md"),
+        "onnx",
+        1,
+        "ab",
+        provenance.describe(run, run.data["config"], "now"),
+        CHECK,
+    )
+    text = card.write_card(run, run.data["config"], {}, made)
+    lines = text.split("```python\n")[1].split("```")[0]
+    compile(lines, "card", "exec")
+    assert 'InferenceSession("we\\"ird|`.onnx")' in lines
+    assert "| `model.tag` | `a_b_c` |" in text

@@ -14,7 +14,7 @@ from torchmetrics.functional.classification import (
     multiclass_confusion_matrix as confusion_matrix,
 )
 
-from fmnist import CLASSES, evaluation, record, report, run, scores
+from fmnist import CLASSES, evaluation, record, report, reports, run, scores
 from fmnist.errors import UserError
 from fmnist.model import Model
 
@@ -108,18 +108,28 @@ def test_without_a_validation_split_there_is_no_temperature() -> None:
     found = evaluation.evaluate(Path("runs/a"))
     assert "calibration" not in found
     assert found["notes"] == [
-        "No temperature scaling: runs/a was trained with data.val_size=0: it has no val split. "
-        "Take test or train."
+        "No temperature scaling: runs/a has no val split: data.val_size is 0.",
     ]
     assert found["scores"]["test/ece"] > 0
 
 
 def test_another_accuracy_than_recorded_is_said() -> None:
     done = train("runs/a")
-    done.update(scores=done.scores | {"test/acc": 0.5})
-    notes = evaluation.evaluate(Path("runs/a"))["notes"]
-    assert notes == [
-        "run.json recorded test/acc 50.00%: other hardware or versions round differently."
+    measured = done.scores["test/acc"]
+    for recorded, match in ((0.5, "rounding does not explain"), (measured + 0.001, "round diff")):
+        done.update(scores=done.scores | {"test/acc": recorded})
+        (note,) = evaluation.evaluate(Path("runs/a"))["notes"]
+        assert note.startswith(f"run.json recorded test/acc {recorded:.2%}: ")
+        assert match in note
+        Path("runs/a/eval-test.json").unlink()
+
+
+def test_few_validation_images_give_no_temperature() -> None:
+    train("runs/a", "data.val_size=20")
+    found = evaluation.evaluate(Path("runs/a"))
+    assert "calibration" not in found
+    assert found["notes"] == [
+        "No temperature scaling: 20 validation images are too few, it takes 100."
     ]
 
 
@@ -145,7 +155,7 @@ def test_the_best_of_a_sweep_is_chosen_by_val_acc() -> None:
     best = max(scores, key=lambda seed: scores[seed])
     assert evaluation.choose(Path("sweeps/s")) == (
         Path(f"sweeps/s/seed={best}"),
-        ["sweeps/s: best by val/acc"],
+        [f"sweeps/s/seed={best}: the best by val/acc in sweeps/s"],
     )
     other = record.read(Path(f"sweeps/s/seed={(best + 1) % 3}"))
     evaluation.evaluate(other.folder)
@@ -178,12 +188,60 @@ def test_another_split_is_noticed() -> None:
         evaluation.evaluate(Path("runs/a"), "val")
 
 
-def test_a_damaged_report_is_measured_anew() -> None:
+def test_a_report_that_is_not_whole_is_measured_anew() -> None:
     train("runs/a")
-    expected = evaluation.evaluate(Path("runs/a"))["scores"]
+    found = evaluation.evaluate(Path("runs/a"))
+    scores, path = found["scores"], Path("runs/a/eval-test.json")
     for text in ("", "{", "[]", '{"scores": {}}', "[" * 9999, "\xff"):
-        Path("runs/a/eval-test.json").write_text(text, encoding="latin-1")
-        assert evaluation.evaluate(Path("runs/a"))["scores"] == expected
+        path.write_text(text, encoding="latin-1")
+        assert reports.read(Path("runs/a"), "test") is None
+    changes: list[dict[str, Any]] = [
+        {"schema": 9},
+        {"split": "val"},
+        {"scores": {name.replace("test", "val"): value for name, value in scores.items()}},
+        {"scores": scores | {"test/acc": 0.999}},
+        {"scores": scores | {"test/acc": "high"}},
+        {"intervals": {"test/acc": [None, 1]}},
+        {"classes": [1, 2]},
+        {"classes": found["classes"][:9]},
+        {"confused": [{}]},
+        {"calibration": 5},
+        {"confusion": [[1]]},
+        {"notes": None},
+        {"num_images": 0},
+    ]
+    for change in changes:
+        path.write_text(json.dumps(found | change))
+        assert reports.read(Path("runs/a"), "test") is None, change
+    path.write_text(json.dumps(found))
+    assert reports.read(Path("runs/a"), "test") == found
+    path.write_text("{")
+    assert evaluation.evaluate(Path("runs/a"))["scores"] == scores
+    assert reports.read(Path("runs/a"), "test")
+
+
+def test_lost_figures_are_drawn_again() -> None:
+    train("runs/a")
+    evaluation.evaluate(Path("runs/a"))
+    lost = Path("runs/a/figures/eval-test-classes.png")
+    before = lost.read_bytes()
+    lost.unlink()
+    evaluation.evaluate(Path("runs/a"))
+    assert lost.read_bytes() == before
+
+
+def test_damaged_checkpoints_are_told_in_our_words() -> None:
+    train("runs/a")
+    train("runs/b", "model=mlp")
+    path = Path("runs/a/checkpoints/best.ckpt")
+    for content, match in (
+        (b"", "best.ckpt is damaged or no checkpoint"),
+        (b"PK broken", "best.ckpt is damaged or no checkpoint"),
+        (Path("runs/b/checkpoints/best.ckpt").read_bytes(), "holds other weights than .*Missing"),
+    ):
+        path.write_bytes(content)
+        with pytest.raises(UserError, match=match):
+            run.load("runs/a")
 
 
 @pytest.mark.parametrize(

@@ -237,7 +237,7 @@ def test_an_archive_of_torch_holds_no_pickle(exported: dict[str, Exported]) -> N
 def test_the_test_set_is_never_first_read_by_an_export(exported: dict[str, Exported]) -> None:
     folder = exported["onnx"].path.parent
     assert not (folder / "eval-test.json").exists()
-    assert "Test was not read." in exported["onnx"].card.read_text()
+    assert "No test score is known." in exported["onnx"].card.read_text()
 
 
 @pytest.mark.usefixtures("small_data", "workdir")
@@ -362,7 +362,7 @@ def test_a_network_that_cannot_be_exported_leaves_one_line_and_no_file(
         (
             OSError(errno.EROFS, os.strerror(errno.EROFS)),
             UserError,
-            "^Cannot write .*model.pt2 .*Read-only.* Name another place with --out FILE.$",
+            "^Cannot write .*model.pt2.md .*Read-only.* Name another place with --out FILE.$",
         ),
         (KeyboardInterrupt("now"), KeyboardInterrupt, "^now$"),
     ],
@@ -393,12 +393,14 @@ def test_what_cannot_be_written_leaves_nothing(
     ("out", "message"),
     [
         ("a.pt2", "--out must name a file that ends in .onnx, got a.pt2."),
+        ("taken.onnx", "--out taken.onnx: its card, taken.onnx.md, is a folder. Name another."),
         ("folder.onnx", "--out must name a file that ends in .onnx, got folder.onnx."),
         ("no/a.onnx", "--out no/a.onnx: there is no folder no. Make it first."),
     ],
 )
 def test_a_place_that_no_file_can_have_is_refused(workdir: Path, out: str, message: str) -> None:
     (workdir / "folder.onnx").mkdir()
+    (workdir / "taken.onnx.md").mkdir()
     with pytest.raises(UsageError, match=f"^{re.escape(message)}$"):
         export.export(workdir, "onnx", Path(out))
     with pytest.raises(UsageError, match="must be one of onnx, torch_export, got 'tflite'"):
@@ -477,3 +479,10 @@ def test_a_stopped_export_leaves_nothing(small_files: Path, tmp_path: Path, scri
     _, told = process.communicate(timeout=60)
     assert (process.returncode, told) == (143, "Interrupted by SIGTERM.\n")
     assert sorted(path.name for path in folder.iterdir()) == before
+
+
+@pytest.mark.usefixtures("small_data", "workdir")
+def test_an_old_runtime_can_read_the_file(exported: dict[str, Exported]) -> None:
+    onnx = pytest.importorskip("onnx")
+    model = onnx.load(exported["onnx"].path)
+    assert (model.ir_version, model.opset_import[0].version) == (8, 18)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from fmnist import config, record
+from fmnist import config, origin, record
 from fmnist.errors import UsageError, UserError
 
 
@@ -156,6 +156,6 @@ def test_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_record_has_versions_and_commit() -> None:
-    assert {"python", "torch", "pytorch-lightning"} <= record.versions().keys()
-    commit = record.commit()
+    assert {"python", "torch", "pytorch-lightning"} <= origin.versions().keys()
+    commit = origin.commit()
     assert not commit or re.fullmatch(r"[0-9a-f]{40}", commit["commit"])

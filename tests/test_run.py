@@ -189,7 +189,7 @@ def test_model_without_checkpoint_or_with_a_damaged_one_is_an_error(
         run.load(tmp_path)
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints" / "best.ckpt").write_bytes(b"PK broken")
-    with pytest.raises(UserError, match="best.ckpt cannot be loaded"):
+    with pytest.raises(UserError, match="best.ckpt is damaged"):
         run.load(tmp_path)
 
 

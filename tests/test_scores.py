@@ -117,9 +117,13 @@ def test_temperature_equals_scipys_optimum(sharpness):
     assert scores.fit_temperature(labels, logits) == pytest.approx(best, rel=1e-4)
 
 
-def test_a_perfect_network_gets_the_lowest_temperature():
-    labels = np.arange(10)
-    assert scores.fit_temperature(labels, np.eye(10)) == pytest.approx(0.05)
+@pytest.mark.parametrize("margin", [0.0, 1.0, 12.0, 48.0, 1200.0])
+def test_a_network_without_mistakes_has_no_best_temperature(margin: float) -> None:
+    labels = np.arange(20) % 10
+    assert scores.fit_temperature(labels, margin * np.eye(10)[labels]) is None
+    assert scores.fit_temperature(labels, margin * np.eye(10)[(labels + 1) % 10]) is None
+    found = scores.recalibrate(labels, np.eye(10)[labels], labels, margin * np.eye(10)[labels])
+    assert found is None
 
 
 def test_scaling_improves_an_overconfident_network():
@@ -131,6 +135,20 @@ def test_scaling_improves_an_overconfident_network():
     assert found["num_images"] == 2000
 
 
+@pytest.mark.parametrize("num", [5, 10, 60])
+@pytest.mark.parametrize("sharpness", [0.3, 3.0, 300.0])
+def test_an_interval_holds_what_was_measured(num: int, sharpness: float) -> None:
+    for seed in range(10):
+        labels, logits = make_logits(num, seed, sharpness)
+        report = scores.summarize("t", labels, logits, CLASSES)
+        rows = [(report["scores"], report["intervals"])]
+        rows += [(row, row["intervals"]) for row in report["classes"]]
+        for values, intervals in rows:
+            for name, (low, high) in intervals.items():
+                assert 0 <= low <= values[name] + 1e-12, name
+                assert values[name] <= high + 1e-12, name
+
+
 def test_large_logits_do_not_overflow():
     logits = np.array([[1e30, -1e30], [-1e30, 1e30]], np.float32)
     assert scores.softmax(logits).tolist() == [[1, 0], [0, 1]]
@@ -140,6 +158,9 @@ def test_large_logits_do_not_overflow():
 def test_one_image_and_unseen_classes_are_reported():
     report = scores.summarize("test", np.array([3]), np.eye(10)[[4]], CLASSES)
     assert report["scores"]["test/acc"] == 0
-    assert [row["f1"] for row in report["classes"]] == [0] * 10
-    assert report["classes"][0]["intervals"]["recall"] == [0, 1]
+    f1 = [row["f1"] for row in report["classes"]]
+    assert f1 == [None, None, None, 0, 0, None, None, None, None, None]
+    assert [row["recall"] for row in report["classes"]][3:5] == [0, None]
+    assert report["classes"][0]["intervals"] == {}
+    assert report["scores"]["test/f1"] == 0
     assert report["intervals"] == {}  # one image has no spread

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from fmnist import record, sources
+from fmnist import origin, sources
 from fmnist.bench import framework, gpu, process, training
 from fmnist.bench.contestants import last_line
 from fmnist.bench.process import ContestantError
@@ -112,6 +112,6 @@ def _header(settings: Settings, command: str, machine: Mapping[str, Any]) -> dic
         "device": settings.device,
         "quick": settings.quick,
         "machine": machine,
-        "versions": record.versions(),
-        **record.commit(),
+        "versions": origin.versions(),
+        **origin.commit(),
     }

@@ -1,0 +1,38 @@
+"""What made a result: versions and commit. Torch-free."""
+
+import contextlib
+import functools
+import platform
+import subprocess
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+PACKAGES = ("fmnist", "torch", "torchvision", "pytorch-lightning", "hydra-core", "numpy")
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python and of the packages that decide a result."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[package] = metadata.version(package)
+    return found
+
+
+@functools.cache
+def commit() -> dict[str, Any]:
+    """Return {"commit", "dirty"} of the code that runs, or {} outside a git checkout."""
+    here = Path(__file__).resolve().parents[1]
+    try:
+        head = _git(here, "rev-parse", "HEAD").strip()
+        return {"commit": head, "dirty": bool(_git(here, "status", "--porcelain", "-uno").strip())}
+    except (OSError, subprocess.SubprocessError):
+        return {}
+
+
+def _git(folder: Path, *words: str) -> str:
+    done = subprocess.run(
+        ["git", "-C", str(folder), *words], capture_output=True, text=True, check=True, timeout=10
+    )
+    return done.stdout

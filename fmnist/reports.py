@@ -1,0 +1,87 @@
+"""The report of an evaluation as a run folder keeps it, checked when it is read. Torch-free."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+SCHEMA = 1
+Share = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=0)]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(strict=True, allow_inf_nan=False)
+
+
+class _Ends(_Part):
+    precision: tuple[Share, Share] | None = None
+    recall: tuple[Share, Share] | None = None
+    f1: tuple[Share, Share] | None = None
+
+
+class _Class(_Part):
+    name: str
+    images: Count
+    precision: Share | None
+    recall: Share | None
+    f1: Share | None
+    intervals: _Ends
+
+
+class _Pair(_Part):
+    true: str
+    predicted: str
+    count: Count
+    share: Share
+
+
+class _Scaling(_Part):
+    temperature: Annotated[float, Field(gt=0)]
+    fitted_on: Literal["val"]
+    num_images: Count
+    ece: Share
+    ece_scaled: Share
+    loss: float
+    loss_scaled: float
+    num_bins: Count
+
+
+class _Report(_Part):
+    schema_: Literal[1] = Field(alias="schema")
+    split: Literal["test", "val", "train"]
+    num_images: Annotated[int, Field(ge=1)]
+    scores: dict[str, float]
+    intervals: dict[str, tuple[float, float]]
+    classes: list[_Class]
+    confusion: list[list[Count]]
+    confused: list[_Pair]
+    calibration: _Scaling | None = None
+    notes: list[str]
+    best_epoch: Count | None
+    checkpoint_sha256: str
+
+
+def path(folder: Path, split: str) -> Path:
+    return folder / f"eval-{split}.json"
+
+
+def read(folder: Path, split: str) -> dict[str, Any] | None:
+    """Return the report on `split` that is kept in a run folder; None for none that is whole."""
+    try:
+        kept: dict[str, Any] = json.loads(path(folder, split).read_text("utf-8"))
+        report = _Report.model_validate_json(json.dumps(kept))
+    except (OSError, ValueError, ValidationError, RecursionError):
+        return None
+    names = {f"{split}/{name}" for name in ("acc", "loss", "f1", "brier", "ece")}
+    num_right = sum(row[i] for i, row in enumerate(report.confusion) if i < len(row))
+    is_whole = (
+        report.split == split
+        and names == set(report.scores)
+        and set(report.intervals) <= names
+        and len(report.classes) == len(report.confusion)
+        and all(len(row) == len(report.classes) for row in report.confusion)
+        and abs(report.scores[f"{split}/acc"] - num_right / report.num_images) < 1e-9
+    )
+    return kept if is_whole else None
