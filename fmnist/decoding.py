@@ -1,0 +1,116 @@
+"""Picture files of any kind -> colours and transparency as numbers. Torch-free."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from fmnist.errors import UserError
+
+# Only what is a picture of pixels: never EPS or PDF, which are programs.
+FORMATS = (
+    *("PNG", "JPEG", "MPO", "WEBP", "GIF", "TIFF", "BMP", "DIB"),
+    *("PPM", "AVIF", "JPEG2000", "ICO", "TGA", "PCX"),
+)
+SUFFIXES = frozenset(
+    ".png .apng .jpg .jpeg .jpe .jfif .mpo .webp .gif .tif .tiff .bmp .dib .ppm .pgm .pbm .pnm "
+    ".avif .jp2 .j2k .ico .tga .pcx".split()
+)
+WORK_PX = 448  # longest edge to work on, up to twice as much; a thing keeps many times 28 pixels
+MAX_PIXELS = 178_000_000  # more are refused, as Pillow does: half a gigabyte
+ORIENTATION = 0x0112  # Exif 2.3, tag 274
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+class Pixels(NamedTuple):
+    """A picture upright and at working size: values in 0..1; `alpha` is None where all is solid."""
+
+    rgb: NDArray[np.float32]  # (H, W, 3)
+    alpha: NDArray[np.float32] | None  # (H, W), 0 = transparent
+
+
+def read(path: Path) -> Pixels:
+    """Decode the first frame of a file; raises UserError for whatever is no whole picture."""
+    return decode(load(path))
+
+
+def load(path: Path) -> Image.Image:
+    """Open a file and read its first frame at no more than needed; raises UserError."""
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            _check_size(image)
+            image.draft(None, (2 * WORK_PX, 2 * WORK_PX))  # a JPEG can be decoded small
+            image.load()
+            return image.copy() if image.fp else image
+    except UserError:
+        raise
+    except Image.UnidentifiedImageError:
+        raise UserError(_explain_unknown(path)) from None
+    except Image.DecompressionBombError:
+        raise UserError(_too_large()) from None
+    except OSError as error:
+        raise UserError(f"cannot be read: {error.strerror or error}") from None
+    except Exception as error:  # decoders raise a dozen types for damaged files
+        raise UserError(f"damaged picture: {error or type(error).__name__}") from None
+
+
+def decode(image: Image.Image) -> Pixels:
+    """Turn an opened picture of any mode upright and into numbers, reduced to working size."""
+    turn = TURNS.get(image.getexif().get(ORIENTATION, 1))
+    is_deep = image.mode in ("I", "F") or image.mode.startswith("I;16")
+    if is_deep:
+        image = Image.fromarray(_scaled(np.asarray(image)))
+    elif image.mode == "LAB":
+        image = image.getchannel("L")  # its lightness
+    elif image.has_transparency_data:
+        image = image.convert("RGBA")
+    elif image.mode not in ("L", "RGB"):
+        image = image.convert("RGB")
+    factor = max(1, max(image.size) // WORK_PX)
+    if factor > 1 and image.mode == "RGBA":  # what is transparent must not lend its colour
+        image = image.convert("RGBa").reduce(factor).convert("RGBA")
+    elif factor > 1:
+        image = image.reduce(factor)
+    image = image.transpose(turn) if turn else image
+    alpha = None
+    if image.mode == "RGBA":
+        alpha = np.asarray(image.getchannel("A"), np.float32) / 255
+        image = image.convert("RGB")
+    values = np.asarray(image, np.float32) / (1 if is_deep else 255)
+    rgb = values if values.ndim == 3 else np.repeat(values[..., None], 3, axis=2)
+    return Pixels(rgb, alpha if alpha is not None and alpha.min() < 1 else None)
+
+
+def _scaled(values: NDArray[np.generic]) -> NDArray[np.float32]:
+    """Bring deep pixels to 0..1 by the range they need: 1, 8 or 16 bits, or their own."""
+    numbers = np.nan_to_num(values.astype(np.float64), posinf=0.0, neginf=0.0)
+    low, high = numbers.min(), numbers.max()
+    if low < 0:
+        numbers, high = numbers - low, high - low
+    top = next((limit for limit in (1, 255, 65535) if high <= limit), high)
+    return (numbers / top).astype(np.float32)
+
+
+def _check_size(image: Image.Image) -> None:
+    if image.width * image.height > MAX_PIXELS:
+        raise UserError(f"{_too_large()[:-1]}, it has {image.width} x {image.height}.")
+
+
+def _too_large() -> str:
+    return f"too large: at most {MAX_PIXELS // 1_000_000} million pixels are read."
+
+
+def _explain_unknown(path: Path) -> str:
+    if path.stat().st_size == 0:
+        return "the file is empty."
+    return "no picture that can be read here: PNG, JPEG, WebP, GIF, TIFF, BMP, AVIF and alike."

@@ -1,0 +1,151 @@
+"""People's own pictures -> images as the network knows them. Torch-free.
+
+    from fmnist import pictures
+    image = pictures.prepare("shirt.jpg")  # uint8 (1, 28, 28)
+
+Fashion-MNIST was made of photos on a light ground: trimmed, resized to a longer side of 28 pixels,
+sharpened, centred, negated and turned grey (Xiao et al. 2017, arXiv:1708.07747, section 2); each
+of its images reaches 254 or 255 and rests on 0. The steps here do the same to any picture.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from fmnist import decoding, framing, ground, likeness
+from fmnist.decoding import Pixels
+from fmnist.errors import UserError
+from fmnist.framing import Ink
+from fmnist.ground import Grey
+
+LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
+COLOURED = 0.05  # share of the variance: with less of it in luma, the colours carry the picture
+NOISY = 3.0  # standard deviations of the ground's noise that are no ink
+FULL = 0.97  # of the range: brighter than that is not stretched
+MIXED = 0.25  # lighter and darker than the ground in such shares: pixels cannot tell what it is
+FAINTEST = 0.02  # of transparency or contrast that counts
+SOFT = 0.3  # of what is not transparent is half transparent: no edge, the image itself
+
+
+class Steps(NamedTuple):
+    """What is done to a picture; `invert` None = detect whether it is dark on light."""
+
+    invert: bool | None = None
+    background: bool = True
+    crop: bool = True
+    pad: bool = True
+    centre: bool = True
+    antialias: bool = True
+    sharpen: bool = True
+    stretch: bool = True
+
+
+class Reading(NamedTuple):
+    """A way to see a picture: its ink on a ground of 0, and the ink that is only noise."""
+
+    ink: Ink
+    threshold: float
+
+
+def prepare(
+    picture: str | Path | Image.Image | Pixels, steps: Steps = Steps()
+) -> NDArray[np.uint8]:
+    """Return (1, 28, 28), light on black; all 0 where nothing stands out from the ground.
+
+    What is already 28 x 28, grey and light on black comes out as it is. Where the pixels do not say
+    whether the thing is light or dark, the reading that is most like the training data is taken.
+    Raises UserError for a file that is no whole picture.
+    """
+    if isinstance(picture, str | Path):
+        path = Path(picture)
+        try:
+            picture = decoding.read(path)
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from None
+    elif isinstance(picture, Image.Image):
+        picture = decoding.decode(picture)
+    images = np.stack([_finish(reading, steps) for reading in _readings(picture, steps)])
+    if len(images) == 1:
+        return images
+    best = int(likeness.score(images).argmin())
+    return images[best : best + 1]
+
+
+def to_grey(rgb: NDArray[np.float32]) -> Grey:
+    """Return the luma of (H, W, 3), or the main colour axis where luma hardly tells anything.
+
+    In floating point: a blue picture has 29 levels of luma.
+    """
+    luma: Grey = rgb @ LUMA
+    colours = rgb.reshape(-1, 3)[:: max(1, luma.size // 20_000)]
+    if len(colours) < 2 or np.array_equal(rgb[..., 0], rgb[..., 1]):
+        return luma
+    variances, axes = np.linalg.eigh(np.cov(colours.T))
+    if variances[-1] < 1e-6 or np.var(colours @ LUMA) > COLOURED * variances[-1]:
+        return luma
+    axis = axes[:, -1].astype(np.float32)
+    low, high = np.minimum(axis, 0).sum(), np.maximum(axis, 0).sum()
+    projected: Grey = (rgb @ axis - low) / (high - low)
+    return projected
+
+
+def _readings(picture: Pixels, steps: Steps) -> Iterator[Reading]:
+    """Give the ways to see a picture, the likeliest first."""
+    if picture.alpha is not None:
+        yield from _cut_out(picture.rgb @ LUMA, picture.alpha, steps)
+        return
+    grey = to_grey(picture.rgb)
+    found = ground.estimate(grey)
+    difference = grey - found.level
+    threshold = NOISY * found.noise
+    light, dark = (float(np.maximum(d, 0).sum()) for d in (difference, -difference))
+    is_dark = dark > light if steps.invert is None else steps.invert
+    ink = -difference if is_dark else difference
+    if not steps.background:
+        yield Reading(1 - grey if is_dark else grey, threshold)
+        return
+    yield Reading(np.where(ink > threshold, ink, 0), threshold)
+    if steps.invert is None and min(light, dark) > MIXED * max(light, dark):
+        yield Reading(np.where(ink < -threshold, -ink, 0), threshold)
+        thing = np.abs(difference) > max(threshold, ground.TOLERANCE)
+        yield Reading(np.where(thing, 1 - grey, 0), threshold)
+
+
+def _cut_out(grey: Grey, alpha: Grey, steps: Steps) -> Iterator[Reading]:
+    """Give the readings of a picture with a mask: light on black and dark on light (a photo).
+
+    Where the mask itself is the image its values are no measure of how much of a pixel is covered.
+    """
+    seen = alpha > FAINTEST
+    is_soft = (alpha[seen] < 1 - FAINTEST).mean() > SOFT if seen.any() else False
+    if is_soft and np.ptp(grey[seen]) > FAINTEST:
+        alpha = (alpha > 0).astype(np.float32)
+    if steps.invert is not True:
+        yield Reading(grey * alpha, 0.0)
+    if steps.invert is not False:
+        yield Reading((1 - grey) * alpha, 0.0)
+
+
+def _finish(reading: Reading, steps: Steps) -> NDArray[np.uint8]:
+    """Lay the thing of a reading into 28 x 28 pixels of the full range."""
+    box = framing.find_box(reading.ink, reading.threshold)
+    if box is None:
+        return np.zeros((28, 28), np.uint8)
+    small = framing.fill(
+        reading.ink,
+        box,
+        crop=steps.crop,
+        pad=steps.pad,
+        centre=steps.centre,
+        antialias=steps.antialias,
+        sharpen=steps.sharpen,
+    )
+    small = np.maximum(small, 0)
+    top = float(small.max())
+    if steps.stretch and 0 < top < FULL:
+        small = small / top
+    return np.rint(255 * np.minimum(small, 1)).astype(np.uint8)
