@@ -1,22 +1,24 @@
 """Picture files of any kind -> colours and transparency as numbers. Torch-free."""
 
+import functools
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from fmnist.errors import UserError
 
 # Only what is a picture of pixels: never EPS or PDF, which are programs.
 FORMATS = (
-    *("PNG", "JPEG", "MPO", "WEBP", "GIF", "TIFF", "BMP", "DIB"),
+    *("PNG", "JPEG", "WEBP", "GIF", "TIFF", "BMP", "DIB"),
     *("PPM", "AVIF", "JPEG2000", "ICO", "TGA", "PCX"),
 )
-SUFFIXES = frozenset(
-    ".png .apng .jpg .jpeg .jpe .jfif .mpo .webp .gif .tif .tiff .bmp .dib .ppm .pgm .pbm .pnm "
-    ".avif .jp2 .j2k .ico .tga .pcx".split()
+SUFFIXES = (
+    *(".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".webp", ".gif", ".tif", ".tiff"),
+    *(".bmp", ".dib", ".ppm", ".pgm", ".pbm", ".pnm", ".avif", ".jp2", ".j2k", ".ico", ".tga"),
+    ".pcx",
 )
 WORK_PX = 448  # longest edge to work on, up to twice as much; a thing keeps many times 28 pixels
 MAX_PIXELS = 178_000_000  # more are refused, as Pillow does: half a gigabyte
@@ -46,16 +48,22 @@ def read(path: Path) -> Pixels:
 
 def load(path: Path) -> Image.Image:
     """Open a file and read its first frame at no more than needed; raises UserError."""
+    if path.exists() and not path.is_file():
+        raise UserError("no file." if not path.is_dir() else "a folder.")
     try:
-        with Image.open(path, formats=FORMATS) as image:
+        with Image.open(path, formats=_formats()) as image:
             _check_size(image)
             image.draft(None, (2 * WORK_PX, 2 * WORK_PX))  # a JPEG can be decoded small
             image.load()
             return image.copy() if image.fp else image
     except UserError:
         raise
-    except Image.UnidentifiedImageError:
-        raise UserError(_explain_unknown(path)) from None
+    except UnidentifiedImageError:
+        known = "PNG, JPEG, WebP, GIF, TIFF, BMP, AVIF and alike"
+        is_empty = path.stat().st_size == 0
+        raise UserError(
+            "empty file." if is_empty else f"no picture of a known kind: {known}."
+        ) from None
     except Image.DecompressionBombError:
         raise UserError(_too_large()) from None
     except OSError as error:
@@ -82,13 +90,20 @@ def decode(image: Image.Image) -> Pixels:
     elif factor > 1:
         image = image.reduce(factor)
     image = image.transpose(turn) if turn else image
-    alpha = None
+    alpha: NDArray[np.float32] | None = None
     if image.mode == "RGBA":
-        alpha = np.asarray(image.getchannel("A"), np.float32) / 255
+        alpha = np.asarray(image.getchannel("A"), np.float32) / np.float32(255)
         image = image.convert("RGB")
-    values = np.asarray(image, np.float32) / (1 if is_deep else 255)
+    values = np.asarray(image, np.float32) / np.float32(1 if is_deep else 255)
     rgb = values if values.ndim == 3 else np.repeat(values[..., None], 3, axis=2)
     return Pixels(rgb, alpha if alpha is not None and alpha.min() < 1 else None)
+
+
+@functools.cache
+def _formats() -> list[str]:
+    """Return those of FORMATS that this build of Pillow knows; one that it does not would raise."""
+    Image.init()
+    return [name for name in FORMATS if name in Image.OPEN]
 
 
 def _scaled(values: NDArray[np.generic]) -> NDArray[np.float32]:
@@ -108,9 +123,3 @@ def _check_size(image: Image.Image) -> None:
 
 def _too_large() -> str:
     return f"too large: at most {MAX_PIXELS // 1_000_000} million pixels are read."
-
-
-def _explain_unknown(path: Path) -> str:
-    if path.stat().st_size == 0:
-        return "the file is empty."
-    return "no picture that can be read here: PNG, JPEG, WebP, GIF, TIFF, BMP, AVIF and alike."

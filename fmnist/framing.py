@@ -5,7 +5,7 @@ Ink is (H, W) float32: 0 = ground, the more the brighter. In the data set the th
 (measured on all 60,000 training images, 2026-11-22). Half a pixel off costs two points of accuracy.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,7 +49,7 @@ def find_box(ink: Ink, threshold: float) -> Box | None:
         return None
     if max(ink.shape) > SIZE:
         mask = _drop_islands(mask)
-    (top, bottom), (left, right) = (_ends(mask.any(axis)) for axis in (1, 0))
+    (top, bottom), (left, right) = (_ends(np.any(mask, axis)) for axis in (1, 0))
     inner = ink[top:bottom, left:right]
     pixel = max(inner.shape) / SIZE
     if pixel < 1.5:
@@ -63,7 +63,7 @@ def find_box(ink: Ink, threshold: float) -> Box | None:
     )
 
 
-def _ends(has_ink: NDArray[np.bool_]) -> tuple[int, int]:
+def _ends(has_ink: Any) -> tuple[int, int]:
     found = np.flatnonzero(has_ink)
     return int(found[0]), int(found[-1]) + 1
 
@@ -122,7 +122,7 @@ def fill(
 def _window(shape: tuple[int, ...], box: Box, *, crop: bool, pad: bool, centre: bool) -> Box:
     """Return the window that becomes the 28 x 28 pixels; it may reach over the picture's edge."""
     height, width = shape
-    side = max(height, width)
+    side: float = max(height, width)
     whole = Box(0, height, 0, width)
     if crop and pad and centre and _fills(box, whole, side):
         box = whole
@@ -174,7 +174,7 @@ def _sharpen(small: Ink) -> Ink:
     Worth half a point of accuracy on enlarged images (2,000 of the validation split, 2026-11-22).
     """
     padded = np.pad(small, 1)
-    rows = (padded[:-2] + 2 * padded[1:-1] + padded[2:]) / 4
-    blurred = (rows[:, :-2] + 2 * rows[:, 1:-1] + rows[:, 2:]) / 4
-    sharper: Ink = small + SHARPEN * (small - blurred)
+    rows = padded[:-2] + 2 * padded[1:-1] + padded[2:]
+    blurred = (rows[:, :-2] + 2 * rows[:, 1:-1] + rows[:, 2:]) / 16
+    sharper: Ink = small + np.float32(SHARPEN) * (small - blurred)
     return sharper

@@ -38,14 +38,14 @@ def fit(
     """
     flat = _flat(images)
     mean = flat.mean(0)
-    variances, vectors = np.linalg.eigh(np.cov(flat.T))
+    _, vectors = np.linalg.eigh(np.cov(flat.T))
     vectors = vectors[:, ::-1][:, :NUM_COMPONENTS]
     vectors *= np.sign(vectors[np.abs(vectors).argmax(0), np.arange(NUM_COMPONENTS)])
     scale = np.abs(vectors).max() / 127
     values: dict[str, NDArray[Any]] = {
         "mean": np.rint(mean * 255).astype(np.uint8),
         "components": np.rint(vectors / scale).astype(np.int8),
-        "component_scale": np.float32(scale),
+        "component_scale": np.array(scale, np.float32),
     }
     places = (flat - values["mean"] / np.float32(255)) @ (values["components"] * np.float32(scale))
     groups = [places[labels == k] for k in range(labels.max() + 1)]
@@ -61,6 +61,12 @@ def fit(
     squares = np.einsum("ni,ij,nj->n", away, values["trait_precision"], away)
     values["limit"] = np.quantile(squares, 1 - FALSE_ALARMS)
     return values
+
+
+def save(values: dict[str, NDArray[Any]]) -> None:
+    """Write the statistics that `score` reads."""
+    with STATISTICS.open("wb") as file:
+        np.savez_compressed(file, **values)  # type: ignore[arg-type]  # as its stubs read **
 
 
 def _traits(images: Images, values: dict[str, NDArray[Any]]) -> NDArray[np.float64]:
@@ -102,7 +108,7 @@ def _traits(images: Images, values: dict[str, NDArray[Any]]) -> NDArray[np.float
 
 
 def _flat(images: Images) -> NDArray[np.float32]:
-    return images.reshape(-1, 28 * 28).astype(np.float32) / 255
+    return images.reshape(-1, 28 * 28).astype(np.float32) / np.float32(255)
 
 
 @functools.cache

@@ -44,6 +44,9 @@ class Steps(NamedTuple):
     stretch: bool = True
 
 
+ALL_STEPS = Steps()
+
+
 class Reading(NamedTuple):
     """A way to see a picture: its ink on a ground of 0, and the ink that is only noise."""
 
@@ -52,7 +55,7 @@ class Reading(NamedTuple):
 
 
 def prepare(
-    picture: str | Path | Image.Image | Pixels, steps: Steps = Steps()
+    picture: str | Path | Image.Image | Pixels, steps: Steps = ALL_STEPS
 ) -> NDArray[np.uint8]:
     """Return (1, 28, 28), light on black; all 0 where nothing stands out from the ground.
 
@@ -148,4 +151,5 @@ def _finish(reading: Reading, steps: Steps) -> NDArray[np.uint8]:
     top = float(small.max())
     if steps.stretch and 0 < top < FULL:
         small = small / top
-    return np.rint(255 * np.minimum(small, 1)).astype(np.uint8)
+    pixels: NDArray[np.uint8] = np.rint(255 * np.minimum(small, 1)).astype(np.uint8)
+    return pixels

@@ -1,6 +1,6 @@
-"""Make fmnist/likeness.npz, the statistics of the training images: `python scripts/make_likeness.py`.
+"""Make fmnist/likeness.npz, statistics of the training images: `python scripts/make_likeness.py`.
 
-They say which pictures are unlike Fashion-MNIST. The same bytes each time on one machine.
+They say which pictures are unlike Fashion-MNIST. Deterministic.
 """
 
 import argparse
@@ -31,7 +31,7 @@ def main() -> None:
             for side, how in SIZES
             for image in images[:NUM_ENLARGED]
         ]
-        np.savez_compressed(likeness.STATISTICS, **likeness.fit(images, labels, np.stack(others)))
+        likeness.save(likeness.fit(images, labels, np.stack(others)))
         size = likeness.STATISTICS.stat().st_size
         print(f"{likeness.STATISTICS}: {size:,} bytes")
 
