@@ -20,6 +20,7 @@ SUFFIXES = (
     *(".bmp", ".dib", ".ppm", ".pgm", ".pbm", ".pnm", ".avif", ".jp2", ".j2k", ".ico", ".tga"),
     ".pcx",
 )
+UNKNOWN = "no picture of a known kind: PNG, JPEG, WebP, GIF, TIFF, BMP, AVIF and alike."
 WORK_PX = 448  # longest edge to work on, up to twice as much; a thing keeps many times 28 pixels
 MAX_PIXELS = 178_000_000  # more are refused, as Pillow does: half a gigabyte
 ORIENTATION = 0x0112  # Exif 2.3, tag 274
@@ -43,14 +44,18 @@ class Pixels(NamedTuple):
 
 def read(path: Path) -> Pixels:
     """Decode the first frame of a file; raises UserError for whatever is no whole picture."""
-    return decode(load(path))
+    image = load(path)
+    try:
+        return decode(image)
+    except Exception as error:  # metadata and modes are only looked at here
+        raise _damaged(error) from None
 
 
 def load(path: Path) -> Image.Image:
     """Open a file and read its first frame at no more than needed; raises UserError."""
-    if path.exists() and not path.is_file():
-        raise UserError("no file." if not path.is_dir() else "a folder.")
     try:
+        if path.exists() and not path.is_file():  # a pipe would wait for ever
+            raise UserError("a folder." if path.is_dir() else "no regular file.")
         with Image.open(path, formats=_formats()) as image:
             _check_size(image)
             image.draft(None, (2 * WORK_PX, 2 * WORK_PX))  # a JPEG can be decoded small
@@ -59,17 +64,18 @@ def load(path: Path) -> Image.Image:
     except UserError:
         raise
     except UnidentifiedImageError:
-        known = "PNG, JPEG, WebP, GIF, TIFF, BMP, AVIF and alike"
         is_empty = path.stat().st_size == 0
-        raise UserError(
-            "empty file." if is_empty else f"no picture of a known kind: {known}."
-        ) from None
+        raise UserError("empty file." if is_empty else UNKNOWN) from None
     except Image.DecompressionBombError:
         raise UserError(_too_large()) from None
     except OSError as error:
         raise UserError(f"cannot be read: {error.strerror or error}") from None
     except Exception as error:  # decoders raise a dozen types for damaged files
-        raise UserError(f"damaged picture: {error or type(error).__name__}") from None
+        raise _damaged(error) from None
+
+
+def _damaged(error: Exception) -> UserError:
+    return UserError(f"damaged picture: {error or type(error).__name__}")
 
 
 def decode(image: Image.Image) -> Pixels:
@@ -89,7 +95,7 @@ def decode(image: Image.Image) -> Pixels:
         image = image.convert("RGBa").reduce(factor).convert("RGBA")
     elif factor > 1:
         image = image.reduce(factor)
-    image = image.transpose(turn) if turn else image
+    image = image if turn is None else image.transpose(turn)
     alpha: NDArray[np.float32] | None = None
     if image.mode == "RGBA":
         alpha = np.asarray(image.getchannel("A"), np.float32) / np.float32(255)

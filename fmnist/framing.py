@@ -85,8 +85,8 @@ def _smooth(ink: Ink) -> Ink:
 def _drop_islands(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Clear patches that are tiny beside the largest one."""
     rows, columns = (np.arange(n) * min(GRID, n) // n for n in mask.shape)
-    counts = np.zeros((rows[-1] + 1, columns[-1] + 1), np.int64)
-    np.add.at(counts, (rows[:, None], columns[None]), mask)
+    starts = [np.unique(places, return_index=True)[1] for places in (rows, columns)]
+    counts = np.add.reduceat(np.add.reduceat(mask.astype(np.int64), starts[0], 0), starts[1], 1)
     labels = _label(counts > 0)
     areas = np.bincount(labels.ravel(), counts.ravel())
     kept = areas >= ISLAND * areas.max()

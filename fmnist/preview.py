@@ -19,7 +19,7 @@ from fmnist.prediction import Answer
 
 COLUMNS = 3
 SIDE = 100  # of a picture, in units of 1/72 inch
-CELL = (148, 254)  # height and width of a cell
+CELL = (148, 232)  # height and width of a cell
 MAX_NAME = 34  # characters of a file name that fit
 CHECKER = 8  # pixels of a square behind what is transparent
 
@@ -71,7 +71,7 @@ def _draw_answer(axes: Axes, answer: Answer, x: float, y: float) -> None:
     axes.barh(y + 16, (2 * SIDE + 8) * prob, 3, x, color=SKY_BLUE)
     if answer.unlike:
         right = x + 2 * SIDE + 8
-        remark = answers.EMPTY if answer.is_empty else answers.UNLIKE
+        remark = "nothing found" if answer.is_empty else answers.UNLIKE
         axes.text(right, y + 1, remark, ha="right", va="top", fontsize=8, color=color)
 
 
