@@ -17,7 +17,7 @@ SIZE = 28
 FAINT = 0.08  # of the brightest ink: less may be a JPEG's ringing
 INSIDE = 0.8  # pixels of 28 from a faint edge to where its ink is that of the thing
 ISLAND = 0.01  # of the largest patch of ink: a smaller one is dust or a watermark
-GRID = 56  # cells to tell patches apart
+GRID = 28  # cells to tell patches apart
 SHARPEN = 0.3
 
 

@@ -11,6 +11,7 @@ WIDTH = 0.02  # of the border that is looked at, as a share of the shorter side
 TOLERANCE = 0.04  # how far from the ground's level a pixel of the ground may be
 MAX_PIXELS = 4000  # of the border; more would not change a median
 CORNER = 0.12  # size of a corner, as a share of half a side
+CLEAN = 0.3  # of the border in pure black or white: nothing needs to be estimated
 FLAT_BONUS = 1.05  # an even ground is believed unless a slope explains 5 % more of the border
 
 
@@ -28,6 +29,10 @@ def estimate(grey: Grey) -> Ground:
     Robust: things often touch the border, so a level must explain only more of it than any other.
     """
     x, y, values = _border(grey)
+    for level in (0, 1):
+        share = float((values == level).mean())
+        if share > CLEAN:
+            return Ground(np.full_like(grey, level), 0.0, share)
     basis = np.stack([np.ones_like(x), x, y], 1)
     tries = [_mode(values), *_slopes(x, y, values)]
     support = [(np.abs(basis @ t - values) < TOLERANCE).mean() for t in tries]

@@ -37,7 +37,7 @@ def fit(
     The sharpness of both must count as ordinary. Deterministic.
     """
     flat = _flat(images)
-    mean = flat.mean(0)
+    mean = flat.mean(0, dtype=np.float64)
     _, vectors = np.linalg.eigh(np.cov(flat.T))
     vectors = vectors[:, ::-1][:, :NUM_COMPONENTS]
     vectors *= np.sign(vectors[np.abs(vectors).argmax(0), np.arange(NUM_COMPONENTS)])

@@ -48,10 +48,14 @@ ALL_STEPS = Steps()
 
 
 class Reading(NamedTuple):
-    """A way to see a picture: its ink on a ground of 0, and the ink that is only noise."""
+    """A way to see a picture: its ink on a ground of 0, and the ink that is only noise.
+
+    `values` are what the network is to see: the ink, unless the ground is kept.
+    """
 
     ink: Ink
     threshold: float
+    values: Ink
 
 
 def prepare(
@@ -109,13 +113,17 @@ def _readings(picture: Pixels, steps: Steps) -> Iterator[Reading]:
     is_dark = dark > light if steps.invert is None else steps.invert
     ink = -difference if is_dark else difference
     if not steps.background:
-        yield Reading(1 - grey if is_dark else grey, threshold)
+        yield Reading(ink, threshold, 1 - grey if is_dark else grey)
         return
-    yield Reading(np.where(ink > threshold, ink, 0), threshold)
+    yield _cleared(ink, threshold)
     if steps.invert is None and min(light, dark) > MIXED * max(light, dark):
-        yield Reading(np.where(ink < -threshold, -ink, 0), threshold)
-        thing = np.abs(difference) > max(threshold, ground.TOLERANCE)
-        yield Reading(np.where(thing, 1 - grey, 0), threshold)
+        yield _cleared(-ink, threshold)
+        yield _cleared((1 - grey) * (np.abs(difference) > ground.TOLERANCE), threshold)
+
+
+def _cleared(ink: Ink, threshold: float = 0.0) -> Reading:
+    ink = np.where(ink > threshold, ink, np.float32(0))
+    return Reading(ink, threshold, ink)
 
 
 def _cut_out(grey: Grey, alpha: Grey, steps: Steps) -> Iterator[Reading]:
@@ -128,9 +136,9 @@ def _cut_out(grey: Grey, alpha: Grey, steps: Steps) -> Iterator[Reading]:
     if is_soft and np.ptp(grey[seen]) > FAINTEST:
         alpha = (alpha > 0).astype(np.float32)
     if steps.invert is not True:
-        yield Reading(grey * alpha, 0.0)
+        yield _cleared(grey * alpha)
     if steps.invert is not False:
-        yield Reading((1 - grey) * alpha, 0.0)
+        yield _cleared((1 - grey) * alpha)
 
 
 def _finish(reading: Reading, steps: Steps) -> NDArray[np.uint8]:
@@ -139,7 +147,7 @@ def _finish(reading: Reading, steps: Steps) -> NDArray[np.uint8]:
     if box is None:
         return np.zeros((28, 28), np.uint8)
     small = framing.fill(
-        reading.ink,
+        reading.values,
         box,
         crop=steps.crop,
         pad=steps.pad,
