@@ -13,8 +13,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ValidationError
 
+from fmnist import arguments, schema
 from fmnist import overrides as words
-from fmnist import schema
 from fmnist.errors import UsageError
 from fmnist.messages import (
     CONF_DIR,
@@ -96,7 +96,7 @@ def check(
             config[key] = str(config[key])
     typed = Typed(overrides, folders)
     check_section(schema.Root, config, "", typed)
-    for section, known in schema.TARGETS.items():
+    for section, known in arguments.TARGETS.items():
         _check_target(config, section, known, typed)
     _check_together(config)
     return config

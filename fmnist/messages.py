@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from fmnist import schema
+from fmnist import arguments, schema
 
 CONF_DIR = Path(__file__).resolve().parents[1] / "conf"
 
@@ -101,7 +101,7 @@ def _where(key: str, folders: Sequence[Path]) -> str:
 
 def _known_keys() -> list[str]:
     keys = _keys(schema.Root, "")
-    for section, known in schema.TARGETS.items():
+    for section, known in arguments.TARGETS.items():
         keys += [f"{section}.{name}" for model in known.values() for name in model.model_fields]
     for section, known in (("sweeper", schema.SWEEPERS), ("launcher", schema.LAUNCHERS)):
         models = known.values()

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Literal, TypeVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fmnist import fused
@@ -113,6 +114,92 @@ def mlp(widths: Sequence[int], dropout: float, init: Init) -> nn.Sequential:
         num_inputs = width
     layers.append(("logits", nn.Linear(num_inputs, NUM_CLASSES)))
     return _initialised(nn.Sequential(OrderedDict(layers)), init)
+
+
+def cnn_bn(channels: Sequence[int], hidden: int, dropout: float) -> nn.Sequential:
+    """Build `cnn` with padding and batch normalisation; 422,026 parameters as shipped.
+
+    Shapes: (B, 1, 28, 28) -> conv (B, 32, 28, 28) -> pool (B, 32, 14, 14) -> conv (B, 64, 14, 14)
+    -> pool (B, 64, 7, 7) -> flat (B, 3136) -> dense (B, 128) -> logits (B, 10).
+    """
+    first, second = channels
+    layers: list[tuple[str, nn.Module]] = [("scale", Scale())]
+    for i, (inputs, outputs) in enumerate([(1, first), (first, second)], start=1):
+        layers += [
+            (f"conv{i}", nn.Conv2d(inputs, outputs, kernel_size=3, padding=1, bias=False)),
+            (f"norm{i}", nn.BatchNorm2d(outputs)),
+            (f"pool{i}", nn.MaxPool2d(2)),
+            (f"relu{i}", nn.ReLU()),
+        ]
+    layers += [
+        ("flatten", nn.Flatten()),
+        ("dense1", nn.Linear(second * 7 * 7, hidden, bias=False)),
+        ("norm3", nn.BatchNorm1d(hidden)),
+        ("relu3", nn.ReLU()),
+        ("dropout", nn.Dropout(dropout)),
+        ("dense2", nn.Linear(hidden, NUM_CLASSES)),
+    ]
+    return nn.Sequential(OrderedDict(layers))
+
+
+class WideBlock(nn.Module):
+    """Two 3x3 convolutions beside a shortcut, each after batch norm and ReLU.
+
+    The pre-activation block of Zagoruyko and Komodakis 2016 (arXiv:1605.07146), with dropout
+    between its convolutions: (B, C, H, W) -> (B, D, H / stride, W / stride).
+    """
+
+    def __init__(self, inputs: int, outputs: int, stride: int, dropout: float) -> None:
+        super().__init__()
+        self.norm1 = nn.BatchNorm2d(inputs)
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False)
+        self.norm2 = nn.BatchNorm2d(outputs)
+        self.dropout = nn.Dropout(dropout)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
+        is_same = inputs == outputs and stride == 1
+        self.shortcut = None if is_same else nn.Conv2d(inputs, outputs, 1, stride, bias=False)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        active = F.relu(self.norm1(inputs))
+        features = self.conv1(active)
+        features = self.conv2(self.dropout(F.relu(self.norm2(features))))
+        straight = inputs if self.shortcut is None else self.shortcut(active)
+        return features + straight  # type: ignore[no-any-return]
+
+
+def wide_resnet(depth: int, width: int, dropout: float) -> nn.Sequential:
+    """Build WRN-`depth`-`width` (arXiv:1605.07146): three groups of (depth - 4) / 6 blocks.
+
+    Shapes: (B, 1, 28, 28) -> (B, 16, 28, 28) -> (B, 16 width, 28, 28) -> (B, 32 width, 14, 14) ->
+    (B, 64 width, 7, 7) -> mean (B, 64 width) -> logits (B, 10). Raises ValueError for a depth that
+    is not 6 n + 4.
+    """
+    if depth % 6 != 4 or depth < 10:
+        raise ValueError(f"depth must be 10, 16, 22, 28, 34, 40, ... (6 n + 4), got {depth}.")
+    layers: list[tuple[str, nn.Module]] = [
+        ("scale", Scale()),
+        ("conv", nn.Conv2d(1, 16, kernel_size=3, padding=1, bias=False)),
+    ]
+    inputs = 16
+    for group, stride in enumerate((1, 2, 2), start=1):
+        outputs = 16 * width * 2 ** (group - 1)
+        for block in range((depth - 4) // 6):
+            step = stride if block == 0 else 1
+            name = f"block{group}_{block + 1}"
+            layers.append((name, WideBlock(inputs, outputs, step, dropout)))
+            inputs = outputs
+    layers += [
+        ("norm", nn.BatchNorm2d(inputs)),
+        ("relu", nn.ReLU()),
+        ("mean", nn.AdaptiveAvgPool2d(1)),
+        ("flatten", nn.Flatten()),
+        ("logits", nn.Linear(inputs, NUM_CLASSES)),
+    ]
+    net = nn.Sequential(OrderedDict(layers))
+    for layer in net.modules():
+        if isinstance(layer, nn.Conv2d):
+            nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+    return net
 
 
 def _initialised(net: Net, init: Init) -> Net:

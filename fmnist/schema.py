@@ -7,23 +7,9 @@ tests/test_schema.py compares it with their signatures.
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
-Count = Annotated[int, Field(ge=1)]
-Share = Annotated[float, Field(ge=0, le=1)]
-Dropout = Annotated[float, Field(ge=0, lt=1)]
-Positive = Annotated[float, Field(gt=0)]
-NonNegative = Annotated[float, Field(ge=0)]
-Decay = Annotated[float, Field(ge=0, lt=1)]
-Betas = Annotated[list[Decay], Field(min_length=2, max_length=2)]
-Limit = Annotated[int, Field(ge=0)] | Share
-Init = Literal["torch", "keras"]
-
-
-class Section(BaseModel):
-    """Base of all sections: no unknown key, no conversion, no NaN or infinity."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+from fmnist.arguments import TARGETS, Count, Limit, NonNegative, Positive, Section, Share
 
 
 class Data(Section):
@@ -39,77 +25,6 @@ class Augment(Section):
     max_shift_px: int = Field(ge=0, le=27)
     erase_px: int = Field(ge=0, le=28)
     test_flip: bool
-
-
-class Cnn(Section):
-    channels: Annotated[list[Count], Field(min_length=2, max_length=2)]
-    hidden: Count
-    dropout: Dropout
-    init: Init
-
-
-class Mlp(Section):
-    widths: list[Count]
-    dropout: Dropout
-    init: Init
-
-
-class AdamW(Section):
-    betas: Betas
-    eps: Positive
-    weight_decay: NonNegative
-    amsgrad: bool = False
-    fused: bool | None = None
-    foreach: bool | None = None
-    capturable: bool = False
-    differentiable: bool = False
-    maximize: Literal[False] = False
-
-
-class Adam(AdamW):
-    decoupled_weight_decay: bool = False
-
-
-class SGD(Section):
-    momentum: Decay
-    nesterov: bool
-    weight_decay: NonNegative
-    dampening: NonNegative = 0.0
-    fused: bool | None = None
-    foreach: bool | None = None
-    differentiable: bool = False
-    maximize: Literal[False] = False
-
-
-class OneCycle(Section):
-    warmup: Share
-    start: Share
-    end: Share
-
-
-class Constant(Section):
-    pass
-
-
-# `_target_` -> what its arguments must be. Any other is a user's own, checked when it is built.
-MODELS: dict[str, type[Section]] = {"fmnist.models.cnn": Cnn, "fmnist.models.mlp": Mlp}
-OPTIMIZERS: dict[str, type[Section]] = {
-    "torch.optim.Adam": Adam,
-    "torch.optim.AdamW": AdamW,
-    "torch.optim.SGD": SGD,
-}
-SCHEDULES: dict[str, type[Section]] = {
-    "fmnist.schedules.one_cycle": OneCycle,
-    "fmnist.schedules.constant": Constant,
-}
-
-
-# Sections whose arguments depend on their `_target_`.
-TARGETS: dict[str, dict[str, type[Section]]] = {
-    "model": MODELS,
-    "optim.optimizer": OPTIMIZERS,
-    "optim.schedule": SCHEDULES,
-}
 
 
 class Optim(Section):

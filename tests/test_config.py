@@ -35,7 +35,7 @@ def refused(*overrides: str) -> str:
         ("model.chanels=[3,4]", "Unknown key model.chanels. Did you mean model.channels?"),
         ("optim.optimizer.bets=3", "Did you mean optim.optimizer.betas?"),
         ("optim/shedule=constant", "Unknown group optim/shedule. Did you mean optim/schedule?"),
-        ("model=cmn", "Unknown choice model=cmn. Did you mean cnn? Choices: cnn, mlp."),
+        ("model=cmn", "Unknown choice model=cmn. Did you mean cnn? Choices: cnn, cnn_bn, "),
         ("experiment=nope", "Unknown choice experiment=nope. Choices: notebook."),
         ("trainer=smok", "Unknown choice trainer=smok. Did you mean smoke?"),
         ("model=null", "model=null leaves nothing."),
@@ -94,11 +94,11 @@ def test_every_value_of_every_axis_is_checked() -> None:
 
 
 def test_axes_are_read_in_hydras_syntax() -> None:
-    command = read_command(["optim.lr=1e-3,3e-3", "seed=range(0,3)", "model=glob(*)"])
+    command = read_command(["optim.lr=1e-3,3e-3", "seed=range(0,3)", "model=glob(c*)"])
     assert {key: axis.values for key, axis in command.axes.items()} == {
         "optim.lr": ["0.001", "0.003"],
         "seed": ["0", "1", "2"],
-        "model": ["cnn", "mlp"],
+        "model": ["cnn", "cnn_bn"],
     }
 
 
@@ -135,7 +135,8 @@ def test_a_number_is_a_name() -> None:
 
 @pytest.mark.parametrize(
     "override",
-    ["trainer=cpu", "model=mlp", "optim=adamw", "optim=sgd", "optim/schedule=cosine"]
+    ["trainer=cpu", "optim=adamw", "optim=sgd", "optim/schedule=cosine"]
+    + [f"model={path.stem}" for path in (CONF_DIR / "model").glob("*.yaml")]
     + [f"augment={a}" for a in ("none", "flip", "basic", "strong")]
     + [f"debug={d}" for d in ("overfit", "profile", "fast")]
     + [f"logger={x}" for x in ("tensorboard", "csv", "none")]

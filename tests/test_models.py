@@ -51,6 +51,57 @@ def test_mlp_has_the_published_baselines_parameters(images: Tensor) -> None:
     assert net(images).shape == (5, 10)
 
 
+def count(net: nn.Module) -> int:
+    return sum(p.numel() for p in net.parameters())
+
+
+def test_cnn_bn_is_padded_and_normalised(images: Tensor) -> None:
+    net = models.cnn_bn(channels=[32, 64], hidden=128, dropout=0.0)
+    convolutions = 9 * 32 + 9 * 32 * 64
+    assert count(net) == convolutions + 2 * (32 + 64 + 128) + 64 * 49 * 128 + 128 * 10 + 10
+    net.train()
+    w = dict(net.named_parameters())
+    x = images.float() / 255
+    for i in (1, 2):
+        x = F.conv2d(x, w[f"conv{i}.weight"], padding=1)
+        x = F.batch_norm(x, None, None, w[f"norm{i}.weight"], w[f"norm{i}.bias"], training=True)
+        x = F.max_pool2d(F.relu(x), 2)
+    x = x.flatten(1) @ w["dense1.weight"].T
+    x = F.batch_norm(x, None, None, w["norm3.weight"], w["norm3.bias"], training=True)
+    x = F.relu(x) @ w["dense2.weight"].T + w["dense2.bias"]
+    torch.testing.assert_close(net(images), x)
+
+
+@pytest.mark.parametrize(
+    ("depth", "width", "millions"), [(16, 4, 2.7), (28, 10, 36.5), (40, 4, 8.9)]
+)
+def test_wide_resnets_have_the_papers_parameters(depth: int, width: int, millions: float) -> None:
+    with torch.device("meta"):  # table 4 of the paper; its images have two channels more
+        net = models.wide_resnet(depth, width, dropout=0.0)
+    assert round(count(net) / 1e6, 1) == millions
+
+
+def test_a_wide_block_equals_plain_functions() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(2, 4, 6, 6, generator=generator)
+    for outputs, stride in ((4, 1), (8, 2)):
+        block = models.WideBlock(4, outputs, stride, dropout=0.0).train()
+        w = dict(block.named_parameters())
+        active = F.relu(F.batch_norm(x, None, None, training=True))
+        y = F.conv2d(active, w["conv1.weight"], stride=stride, padding=1)
+        y = F.conv2d(
+            F.relu(F.batch_norm(y, None, None, training=True)), w["conv2.weight"], padding=1
+        )
+        straight = x if outputs == 4 else F.conv2d(active, w["shortcut.weight"], stride=stride)
+        torch.testing.assert_close(block(x), y + straight)
+
+
+@pytest.mark.parametrize("depth", [4, 17, 30])
+def test_a_depth_that_no_wide_resnet_has_is_refused(depth: int) -> None:
+    with pytest.raises(ValueError, match=rf"depth must be .*6 n \+ 4.*got {depth}"):
+        models.wide_resnet(depth, 1, 0.0)
+
+
 def test_scaling_is_part_of_the_saved_model(images: Tensor) -> None:
     scale = models.Scale()
     assert torch.equal(scale(images), images.float() / 255)

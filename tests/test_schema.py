@@ -7,7 +7,7 @@ import pytorch_lightning as pl
 from hydra.utils import get_object
 from omegaconf import OmegaConf
 
-from fmnist import schema
+from fmnist import arguments, schema
 from fmnist.messages import CONF_DIR
 
 GIVEN = {  # arguments that the program passes itself
@@ -23,12 +23,12 @@ def parameters(target: str) -> set[str]:
 
 @pytest.mark.parametrize(
     ("kind", "target", "model"),
-    [("model", t, m) for t, m in schema.MODELS.items()]
-    + [("optim", t, m) for t, m in schema.OPTIMIZERS.items()]
-    + [("schedule", t, m) for t, m in schema.SCHEDULES.items()],
+    [("model", t, m) for t, m in arguments.MODELS.items()]
+    + [("optim", t, m) for t, m in arguments.OPTIMIZERS.items()]
+    + [("schedule", t, m) for t, m in arguments.SCHEDULES.items()],
 )
 def test_schema_has_the_arguments_of_the_constructor(
-    kind: str, target: str, model: type[schema.Section]
+    kind: str, target: str, model: type[arguments.Section]
 ) -> None:
     assert set(model.model_fields) == parameters(target) - GIVEN[kind]
 
@@ -52,10 +52,10 @@ def test_precisions_are_lightnings() -> None:
     assert ours == {*theirs, "auto"}
 
 
-def leaves(model: type[schema.Section], prefix: str = "") -> Iterable[str]:
+def leaves(model: type[arguments.Section], prefix: str = "") -> Iterable[str]:
     for name, field in model.model_fields.items():
         inner = field.annotation
-        if isinstance(inner, type) and issubclass(inner, schema.Section):
+        if isinstance(inner, type) and issubclass(inner, arguments.Section):
             yield from leaves(inner, f"{prefix}{name}.")
         else:
             yield prefix + name
@@ -64,10 +64,10 @@ def leaves(model: type[schema.Section], prefix: str = "") -> Iterable[str]:
 def test_no_default_stands_in_both_schema_and_yaml() -> None:
     required = {k for k in leaves(schema.Root) if not k.startswith("trainer.")}
     for name in required:
-        model: type[schema.Section] = schema.Root
+        model: type[arguments.Section] = schema.Root
         *path, last = name.split(".")
         for part in path:
-            model = typing.cast("type[schema.Section]", model.model_fields[part].annotation)
+            model = typing.cast("type[arguments.Section]", model.model_fields[part].annotation)
         assert model.model_fields[last].is_required(), name
 
 
