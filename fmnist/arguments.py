@@ -97,6 +97,12 @@ class OneCycle(Section):
     end: Share
 
 
+class Step(Section):
+    warmup: Share
+    milestones: list[Share]
+    factor: Annotated[float, Field(gt=0, lt=1)]
+
+
 class Constant(Section):
     pass
 
@@ -118,6 +124,7 @@ OPTIMIZERS: dict[str, type[Section]] = {
 }
 SCHEDULES: dict[str, type[Section]] = {
     "fmnist.schedules.one_cycle": OneCycle,
+    "fmnist.schedules.step": Step,
     "fmnist.schedules.constant": Constant,
 }
 

@@ -1,10 +1,13 @@
-"""Random flips, shifts and erasures of uint8 batches, exact in uint8, on the batch's device.
+"""Random flips, warps, shifts and erasures of uint8 batches, in integers, on the batch's device.
 
 What happens to an image is a function of (seed, epoch, image index): all of an epoch's draws are
-made at its start, on the CPU, and looked up by index.
+made at its start, on the CPU, and looked up by index. Integers are exact: the result depends
+neither on the device nor on the other images of a batch.
 """
 
+import math
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,24 +15,43 @@ from torch import Tensor
 from fmnist import seeds
 
 Draws = Mapping[str, Tensor]
+ONE = 1 << 16  # in the fixed point of a warp
 
 
 class Augment:
-    """The augmentation of a run: which operations, and how strong. Sizes in pixels; 0 = off."""
+    """The augmentation of a run: which operations, and how strong; 0 = off."""
 
-    def __init__(self, flip: bool, max_shift_px: int, erase_px: int) -> None:
+    def __init__(
+        self,
+        flip: bool,
+        max_shift_px: int,
+        erase_px: int,
+        max_rotate_deg: float = 0.0,
+        max_scale: float = 0.0,
+    ) -> None:
         self.flip = flip
+        self.max_rotate_deg = max_rotate_deg
+        self.max_scale = max_scale
         self.max_shift_px = max_shift_px
         self.erase_px = erase_px
 
     def __bool__(self) -> bool:
-        return self.flip or self.max_shift_px > 0 or self.erase_px > 0
+        return self.flip or self._warps or self.max_shift_px > 0 or self.erase_px > 0
+
+    @property
+    def _warps(self) -> bool:
+        return self.max_rotate_deg > 0 or self.max_scale > 0
 
     def draw(self, num_images: int, seed: int, epoch: int, size_px: int = 28) -> Draws:
         """Draw the parameters of `num_images` images for one epoch; row i belongs to image i."""
         draws: dict[str, Tensor] = {}
         if self.flip:
             draws["flip"] = _integers(num_images, 1, 0, 1, seed, epoch, "flip").bool().squeeze(1)
+        if self._warps:
+            turns = math.radians(self.max_rotate_deg) * _signed(num_images, seed, epoch, "rotate")
+            scales = 1 + self.max_scale * _signed(num_images, seed, epoch, "scale")
+            inverse = torch.stack([turns.cos(), turns.sin()], dim=1) / scales[:, None]
+            draws["warp"] = (inverse * ONE).round().int()
         if self.max_shift_px:
             limit = self.max_shift_px
             draws["shift"] = _integers(num_images, 2, -limit, limit, seed, epoch, "shift")
@@ -43,6 +65,8 @@ class Augment:
         """Return augmented copies of uint8 `images` (B, C, H, W); `draws` holds B rows each."""
         if self.flip:
             images = flip(images, draws["flip"])
+        if self._warps:
+            images = warp(images, draws["warp"])
         if self.max_shift_px:
             images = shift(images, draws["shift"])
         if self.erase_px:
@@ -53,6 +77,34 @@ class Augment:
 def flip(images: Tensor, mask: Tensor) -> Tensor:
     """Mirror the images (B, C, H, W) whose `mask` (B,) is true left-right."""
     return torch.where(mask[:, None, None, None], images.flip(-1), images)
+
+
+def warp(images: Tensor, inverses: Tensor) -> Tensor:
+    """Rotate and scale images (B, C, H, W) about their middle; black moves in.
+
+    `inverses` (B, 2) lead back: cosine and sine of the turn to the right, divided by the scale, in
+    units of 1 / ONE. Bilinear, at 1/256 of a pixel, rounded half up.
+    """
+    height, width = images.shape[-2:]
+    options: Any = {"device": images.device, "dtype": torch.int32}
+    down = 2 * torch.arange(height, **options)[None, :, None] - (height - 1)
+    right = 2 * torch.arange(width, **options)[None, None, :] - (width - 1)
+    cosine, sine = inverses[:, 0, None, None], inverses[:, 1, None, None]
+    rows = (cosine * down - sine * right + (height - 1) * ONE) >> 9  # (B, H, W), 1/256 pixel
+    columns = (cosine * right + sine * down + (width - 1) * ONE) >> 9
+    total = torch.full_like(images, 0, dtype=torch.int32)
+    for i in (0, 1):
+        for j in (0, 1):
+            y, x = (rows >> 8) + i, (columns >> 8) + j
+            weight = (256 * (1 - i) - (1 - 2 * i) * (rows & 255)) * (
+                256 * (1 - j) - (1 - 2 * j) * (columns & 255)
+            )
+            inside = (y >= 0) & (y < height) & (x >= 0) & (x < width)
+            index = y.clamp(0, height - 1) * width + x.clamp(0, width - 1)
+            index = index.long().flatten(1)[:, None].expand(-1, images.shape[1], -1)
+            values = images.flatten(2).gather(2, index).view(images.shape)
+            total += values * (weight * inside)[:, None]
+    return ((total + (1 << 15)) >> 16).to(images.dtype)
 
 
 def shift(images: Tensor, offsets: Tensor) -> Tensor:
@@ -82,6 +134,12 @@ def erase(images: Tensor, corners: Tensor, greys: Tensor, size_px: int) -> Tenso
         :, None, :
     ]
     return torch.where(square[:, None], greys[:, :, None, None], images)
+
+
+def _signed(num_images: int, seed: int, epoch: int, purpose: str) -> Tensor:
+    """Draw float64 (N,), uniform in -1..1, from a generator of its own."""
+    generator = torch.Generator().manual_seed(seeds.derive(seed, purpose, epoch))
+    return 2 * torch.rand(num_images, generator=generator, dtype=torch.float64) - 1
 
 
 def _integers(

@@ -111,6 +111,8 @@ def classifier(config: Mapping[str, Any]) -> Classifier:
         optimizer=_instantiate("optim.optimizer", {**optim["optimizer"], "_partial_": True}),
         lr=optim["lr"],
         schedule=_schedule(optim["schedule"]),
+        label_smoothing=optim["label_smoothing"],
+        decays_all=optim["decay"] == "all",
         seed=config["seed"],
         test_flip=config["augment"]["test_flip"],
     )

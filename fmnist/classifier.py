@@ -60,6 +60,8 @@ class Classifier(pl.LightningModule):
 
     `lr` is the peak learning rate, `schedule` its factor at a point 0..1 of the training. Dropout
     is seeded by (seed, epoch). `test_flip` averages predictions over an image and its mirror image.
+    `label_smoothing` is the share of a target that is spread over all classes (Szegedy et al. 2015,
+    arXiv:1512.00567). Without `decays_all`, weight decay spares biases and norms.
     `scores` holds `split/loss` and `split/acc` of the current epoch.
     """
 
@@ -71,6 +73,8 @@ class Classifier(pl.LightningModule):
         schedule: Schedule,
         seed: int,
         test_flip: bool,
+        label_smoothing: float = 0.0,
+        decays_all: bool = True,
     ) -> None:
         super().__init__()
         self.net = net
@@ -79,6 +83,8 @@ class Classifier(pl.LightningModule):
         self.schedule = schedule
         self.seed = seed
         self.test_flip = test_flip
+        self.label_smoothing = label_smoothing
+        self.decays_all = decays_all
         self.tallies = nn.ModuleDict({f"{s}_split": Tally() for s in ("train", "val", "test")})
         self.scores: dict[str, float] = {}
         self._steps: list[Step] = []  # not yet counted
@@ -96,6 +102,8 @@ class Classifier(pl.LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         optimizer = self.optimizer_factory(self.net.parameters(), lr=self.lr)
+        if not self.decays_all and optimizer.defaults.get("weight_decay"):
+            optimizer = self.optimizer_factory(_groups(self.net), lr=self.lr)
         last_step = max(int(self.trainer.estimated_stepping_batches) - 1, 1)
         scheduler = LambdaLR(optimizer, lambda step: self.schedule(min(step / last_step, 1.0)))
         return {
@@ -136,7 +144,7 @@ class Classifier(pl.LightningModule):
     def loss_of(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Return the mean loss of a batch, and its logits (B, K)."""
         logits = self.net(images)
-        return F.cross_entropy(logits, labels), logits
+        return F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing), logits
 
     def note_step(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
         """Keep a step of the training until its scores are counted."""
@@ -219,3 +227,11 @@ class Classifier(pl.LightningModule):
                 f"The loss is not finite at epoch {self.current_epoch + 1}, step {step + 1} "
                 f"(batch {batch + 1} of the epoch). {self._remedy}"
             )
+
+
+def _groups(net: nn.Module) -> list[dict[str, Any]]:
+    """Return groups of parameters: weights, which decay, and biases and norms, which do not."""
+    weights = [p for p in net.parameters() if p.ndim > 1]
+    others = [p for p in net.parameters() if p.ndim <= 1]
+    groups: list[dict[str, Any]] = [{"params": weights}, {"params": others, "weight_decay": 0.0}]
+    return [group for group in groups if group["params"]]

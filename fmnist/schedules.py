@@ -1,6 +1,7 @@
 """Learning-rate schedules: the share of the peak rate at `progress`, 0 (start) to 1 (end)."""
 
 import math
+from collections.abc import Sequence
 
 
 def one_cycle(progress: float, warmup: float, start: float, end: float) -> float:
@@ -10,6 +11,13 @@ def one_cycle(progress: float, warmup: float, start: float, end: float) -> float
     if warmup == 1:
         return 1.0
     return end + (1 - end) * (1 + math.cos(math.pi * (progress - warmup) / (1 - warmup))) / 2
+
+
+def step(progress: float, warmup: float, milestones: Sequence[float], factor: float) -> float:
+    """Rise linearly from 0 to 1 over the `warmup` share; fall by `factor` at each milestone."""
+    if progress < warmup:
+        return progress / warmup
+    return float(factor ** sum(progress >= milestone for milestone in milestones))
 
 
 def constant(progress: float) -> float:

@@ -23,12 +23,16 @@ class Data(Section):
 class Augment(Section):
     flip: bool
     max_shift_px: int = Field(ge=0, le=27)
+    max_rotate_deg: float = Field(ge=0, le=180)
+    max_scale: float = Field(ge=0, lt=1)
     erase_px: int = Field(ge=0, le=28)
     test_flip: bool
 
 
 class Optim(Section):
     lr: Positive
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)]
+    decay: Literal["weights", "all"]
     optimizer: dict[str, Any]
     schedule: dict[str, Any]
 

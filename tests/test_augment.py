@@ -1,5 +1,6 @@
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from fmnist import augment, seeds
@@ -32,6 +33,45 @@ def test_shift_equals_moving_pixel_by_pixel(images: Tensor) -> None:
     offsets = torch.randint(-5, 6, (40, 2), generator=torch.Generator().manual_seed(1))
     expected = [shift_slowly(i, *o.tolist()) for i, o in zip(images, offsets, strict=True)]
     assert torch.equal(augment.shift(images, offsets), torch.stack(expected))
+
+
+def inverses(degrees: float, scale: float, num: int) -> Tensor:
+    turn = torch.tensor(degrees, dtype=torch.float64).deg2rad()
+    return (
+        (torch.stack([turn.cos(), turn.sin()]) / scale * augment.ONE).round().long().repeat(num, 1)
+    )
+
+
+@pytest.mark.parametrize(("degrees", "scale"), [(7, 1.0), (-15, 1.1), (0, 0.8), (33, 1.3)])
+def test_warp_equals_torchs_affine_grid(images: Tensor, degrees: float, scale: float) -> None:
+    a, b = inverses(degrees, scale, 1)[0].double() / augment.ONE
+    theta = torch.tensor([[[a, b, 0], [-b, a, 0]]], dtype=torch.float64).expand(40, 2, 3)
+    grid = F.affine_grid(theta, [40, 1, 28, 28], align_corners=False)
+    expected = F.grid_sample(images.double(), grid, align_corners=False)
+    warped = augment.warp(images, inverses(degrees, scale, 40)).double()
+    assert (
+        warped - expected
+    ).abs().max() < 2.5  # 1/256 pixel of a step by 255, twice, and rounding
+    assert (warped - expected).abs().mean() < 0.5
+
+
+def test_no_warp_and_half_a_turn_are_exact(images: Tensor) -> None:
+    assert torch.equal(augment.warp(images, inverses(0, 1, 40)), images)
+    assert torch.equal(augment.warp(images, inverses(180, 1, 40)), images.flip(-1, -2))
+    assert torch.equal(augment.warp(images, inverses(90, 1, 40)), images.rot90(-1, (2, 3)))
+
+
+def test_a_warp_depends_on_no_other_image(images: Tensor) -> None:
+    policy = Augment(flip=False, max_shift_px=0, erase_px=0, max_rotate_deg=10, max_scale=0.2)
+    draws = policy.draw(40, seed=0, epoch=0)
+    together = policy(images, draws)
+    alone = [policy(images[i : i + 1], {"warp": draws["warp"][i : i + 1]}) for i in range(40)]
+    assert torch.equal(torch.cat(alone), together)
+    turned = torch.atan2(draws["warp"][:, 1].double(), draws["warp"][:, 0].double()).rad2deg()
+    scales = augment.ONE / draws["warp"].double().norm(dim=1)
+    assert 8 < turned.abs().max() <= 10.01
+    assert 0.79 < scales.min() < 0.83
+    assert 1.17 < scales.max() < 1.21
 
 
 def test_erase_fills_exactly_the_square(images: Tensor) -> None:
@@ -67,7 +107,7 @@ def test_one_operation_does_not_change_the_draws_of_another() -> None:
 
 
 def test_all_operations_keep_dtype_and_shape(images: Tensor) -> None:
-    policy = Augment(flip=True, max_shift_px=3, erase_px=7)
+    policy = Augment(flip=True, max_shift_px=3, erase_px=7, max_rotate_deg=5, max_scale=0.1)
     augmented = policy(images, policy.draw(40, seed=0, epoch=0))
     assert augmented.dtype == torch.uint8
     assert augmented.shape == images.shape

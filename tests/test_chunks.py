@@ -86,7 +86,7 @@ def test_chunks_train_as_lightnings_loop_does(
         ["trainer.limit_train_batches=7"],
         ["trainer.overfit_batches=2"],
         ["data.val_size=0", "optim=sgd"],
-        ["optim=adamw", "optim.optimizer.weight_decay=0.1"],
+        ["optim=adamw", "optim.optimizer.weight_decay=0.1", "optim.label_smoothing=0.1"],
         ["callbacks.early_stopping.patience=1"],
     ],
     ids=lambda overrides: " ".join(overrides) or "defaults",

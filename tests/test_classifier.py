@@ -159,6 +159,31 @@ def test_dropout_is_a_function_of_seed_and_epoch(batches: Batches) -> None:
     assert not torch.equal(first, weights(seed=2))
 
 
+def test_label_smoothing_spreads_a_share_of_the_target_in_training_alone(batches: Batches) -> None:
+    module, (images, labels) = make(label_smoothing=0.2), batches[0]
+    loss, logits = module.loss_of(images, labels)
+    target = 0.8 * F.one_hot(labels, 10) + 0.2 / 10
+    torch.testing.assert_close(loss, -(target * logits.log_softmax(dim=1)).sum(dim=1).mean())
+    trainer().validate(module, batches, verbose=False)  # type: ignore[arg-type]
+    plain = torch.stack([F.cross_entropy(module(x), y) for x, y in batches]).mean().item()
+    assert module.scores["val/loss"] == pytest.approx(plain)
+
+
+@pytest.mark.parametrize("decays_all", [True, False])
+def test_weight_decay_spares_biases_unless_all_is_said(batches: Batches, decays_all: bool) -> None:
+    optimizer = partial(torch.optim.SGD, weight_decay=0.5)
+    module = make(lr=0.1, optimizer=optimizer, decays_all=decays_all)
+    free = make(lr=0.1, optimizer=partial(torch.optim.SGD, weight_decay=0.0))
+    before = {name: p.detach().clone() for name, p in module.net.named_parameters()}
+    for each in (module, free):
+        trainer(max_steps=1).fit(each, batches, batches)  # type: ignore[arg-type]
+    undecayed = dict(free.net.named_parameters())
+    for name, p in module.net.named_parameters():
+        shrinks = decays_all or p.ndim > 1
+        expected = undecayed[name] - shrinks * 0.1 * 0.5 * before[name]
+        torch.testing.assert_close(p, expected)
+
+
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_non_finite_loss_names_epoch_and_step(batches: Batches, bad: float) -> None:
     module = make()

@@ -135,7 +135,8 @@ def test_a_number_is_a_name() -> None:
 
 @pytest.mark.parametrize(
     "override",
-    ["trainer=cpu", "optim=adamw", "optim=sgd", "optim/schedule=cosine"]
+    ["trainer=cpu", "optim=adamw", "optim=sgd"]
+    + [f"optim/schedule={s}" for s in ("cosine", "constant", "step")]
     + [f"model={path.stem}" for path in (CONF_DIR / "model").glob("*.yaml")]
     + [f"augment={a}" for a in ("none", "flip", "basic", "strong")]
     + [f"debug={d}" for d in ("overfit", "profile", "fast")]

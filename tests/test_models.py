@@ -148,6 +148,15 @@ def test_one_cycle_without_warmup_is_a_cosine_and_constant_is_constant() -> None
     assert {schedules.constant(i / 10) for i in range(11)} == {1.0}
 
 
+def test_steps_fall_at_their_milestones_after_a_warm_up() -> None:
+    given = {"warmup": 0.1, "milestones": [0.5, 0.75], "factor": 0.1}
+    rates = [schedules.step(i / 100, **given) for i in range(101)]  # type: ignore[arg-type]
+    assert rates[:11] == pytest.approx([i / 10 for i in range(11)])
+    assert set(rates[10:50]) == {1.0}
+    assert rates[50:75] == pytest.approx([0.1] * 25)
+    assert rates[75:] == pytest.approx([0.01] * 26)
+
+
 def test_one_cycle_with_cosine_decay_equals_torchs() -> None:
     parameter = nn.Parameter(torch.zeros(1))
     optimizer = torch.optim.SGD([parameter], lr=1.0)
