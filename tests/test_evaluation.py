@@ -103,6 +103,7 @@ def test_a_folder_is_a_model_in_another_place(tmp_path: Path) -> None:
     assert not source.exists()
 
 
+@pytest.mark.slow
 def test_without_a_validation_split_there_is_no_temperature() -> None:
     train("runs/a", "data.val_size=0")
     found = evaluation.evaluate(Path("runs/a"))
@@ -113,6 +114,7 @@ def test_without_a_validation_split_there_is_no_temperature() -> None:
     assert found["scores"]["test/ece"] > 0
 
 
+@pytest.mark.slow
 def test_another_accuracy_than_recorded_is_said() -> None:
     done = train("runs/a")
     measured = done.scores["test/acc"]
@@ -124,6 +126,7 @@ def test_another_accuracy_than_recorded_is_said() -> None:
         Path("runs/a/eval-test.json").unlink()
 
 
+@pytest.mark.slow
 def test_few_validation_images_give_no_temperature() -> None:
     train("runs/a", "data.val_size=20")
     found = evaluation.evaluate(Path("runs/a"))
@@ -133,6 +136,7 @@ def test_few_validation_images_give_no_temperature() -> None:
     ]
 
 
+@pytest.mark.slow
 def test_a_folder_that_cannot_be_written_does_not_cost_the_scores(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -220,6 +224,7 @@ def test_a_report_that_is_not_whole_is_measured_anew() -> None:
     assert reports.read(Path("runs/a"), "test")
 
 
+@pytest.mark.slow
 def test_lost_figures_are_drawn_again() -> None:
     train("runs/a")
     evaluation.evaluate(Path("runs/a"))
@@ -267,6 +272,7 @@ def test_a_record_is_checked_before_anything_is_built(key: str, value: Any, matc
     assert str(error.value).startswith("runs/a/run.json: ")
 
 
+@pytest.mark.slow
 def test_a_key_that_an_older_record_lacks_has_its_default() -> None:
     done = train("runs/a")
     before = run.load("runs/a").evaluate("test")

@@ -240,6 +240,7 @@ def test_the_test_set_is_never_first_read_by_an_export(exported: dict[str, Expor
     assert "No test score is known." in exported["onnx"].card.read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("small_data", "workdir")
 def test_scores_of_a_test_that_was_read_are_on_the_card() -> None:
     folder = train("runs/a", "model=mlp")
@@ -356,6 +357,7 @@ def test_a_network_that_cannot_be_exported_leaves_one_line_and_no_file(
     assert sorted(folder.rglob("*")) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("failure", "seen", "message"),
     [

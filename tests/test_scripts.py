@@ -39,6 +39,7 @@ def on_a_terminal(command: list[str], cwd: Path) -> tuple[int, str]:
     return process.wait(timeout=60), output.decode()
 
 
+@pytest.mark.slow
 def test_on_a_terminal_a_bar_shows_loss_and_accuracy(small_files: Path, tmp_path: Path) -> None:
     command = [sys.executable, str(PROJECT / "tests" / "small.py"), str(small_files), str(TRAIN)]
     code, output = on_a_terminal(
