@@ -22,7 +22,7 @@ SUFFIXES = (
 )
 UNKNOWN = "no picture of a known kind: PNG, JPEG, WebP, GIF, TIFF, BMP, AVIF and alike."
 WORK_PX = 448  # longest edge to work on, up to twice as much; a thing keeps many times 28 pixels
-MAX_PIXELS = 178_000_000  # more are refused, as Pillow does: half a gigabyte
+MAX_PIXELS = 178_000_000  # more are refused, as Pillow does: a gigabyte or two
 ORIENTATION = 0x0112  # Exif 2.3, tag 274
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -114,12 +114,14 @@ def _formats() -> list[str]:
 
 def _scaled(values: NDArray[np.generic]) -> NDArray[np.float32]:
     """Bring deep pixels to 0..1 by the range they need: 1, 8 or 16 bits, or their own."""
-    numbers = np.nan_to_num(values.astype(np.float64), posinf=0.0, neginf=0.0)
-    low, high = numbers.min(), numbers.max()
+    numbers = values.astype(np.float32)
+    np.nan_to_num(numbers, copy=False, posinf=0.0, neginf=0.0)
+    low, high = float(numbers.min()), float(numbers.max())
     if low < 0:
-        numbers, high = numbers - low, high - low
-    top = next((limit for limit in (1, 255, 65535) if high <= limit), high)
-    return (numbers / top).astype(np.float32)
+        numbers -= low
+        high -= low
+    numbers /= next((limit for limit in (1, 255, 65535) if high <= limit), high)
+    return numbers
 
 
 def _check_size(image: Image.Image) -> None:

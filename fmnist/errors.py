@@ -4,6 +4,7 @@ Everything else is a bug of ours and keeps its traceback.
 """
 
 import contextlib
+import errno
 import os
 import signal
 import sys
@@ -77,16 +78,16 @@ def answering() -> Iterator[None]:
             raise UsageError("stdout is closed: there is no place for the answer.")
         try:
             yield
-            _flush()
+            sys.stdout.flush()
         except BrokenPipeError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            _forget_stdout()
+        except OSError as error:
+            if sys.stdout.closed or error.errno not in (errno.ENOSPC, errno.EIO):
+                raise
+            _forget_stdout()
+            raise UserError(f"Cannot write the answer on stdout ({error.strerror}).") from None
 
 
-def _flush() -> None:
-    try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise UserError(f"Cannot write the answer on stdout ({error.strerror}).") from None
+def _forget_stdout() -> None:
+    """Let what is still to be written go nowhere, or Python would complain at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -16,7 +16,7 @@ Ink = NDArray[np.float32]
 SIZE = 28
 FAINT = 0.08  # of the brightest ink: less may be a JPEG's ringing
 INSIDE = 0.8  # pixels of 28 from a faint edge to where its ink is that of the thing
-ISLAND = 0.01  # of the largest patch of ink: a smaller one is dust or a watermark
+ISLAND = 0.03  # of the largest patch of ink: a smaller one is dust or a watermark
 GRID = 28  # cells to tell patches apart
 SHARPEN = 0.3
 

@@ -29,10 +29,9 @@ def estimate(grey: Grey) -> Ground:
     Robust: things often touch the border, so a level must explain only more of it than any other.
     """
     x, y, values = _border(grey)
-    for level in (0, 1):
-        share = float((values == level).mean())
-        if share > CLEAN:
-            return Ground(np.full_like(grey, level), 0.0, share)
+    share, level = max((float((values == level).mean()), level) for level in (0, 1))
+    if share > CLEAN:
+        return Ground(np.full_like(grey, level), 0.0, share)
     basis = np.stack([np.ones_like(x), x, y], 1)
     tries = [_mode(values), *_slopes(x, y, values)]
     support = [(np.abs(basis @ t - values) < TOLERANCE).mean() for t in tries]

@@ -16,14 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from fmnist import decoding, framing, ground, likeness
+from fmnist import colours, decoding, framing, ground, likeness
 from fmnist.decoding import Pixels
 from fmnist.errors import UserError
 from fmnist.framing import Ink
 from fmnist.ground import Grey
 
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
-COLOURED = 0.05  # share of the variance: with less of it in luma, the colours carry the picture
+COLOURED = 0.5  # share of the variance: with less of it in luma, the colours carry the picture
 NOISY = 3.0  # standard deviations of the ground's noise that are no ink
 FULL = 0.97  # of the range: brighter than that is not stretched
 MIXED = 0.25  # lighter and darker than the ground in such shares: pixels cannot tell what it is
@@ -88,13 +88,14 @@ def to_grey(rgb: NDArray[np.float32]) -> Grey:
     In floating point: a blue picture has 29 levels of luma.
     """
     luma: Grey = rgb @ LUMA
-    colours = rgb.reshape(-1, 3)[:: max(1, luma.size // 20_000)]
-    if len(colours) < 2 or np.array_equal(rgb[..., 0], rgb[..., 1]):
+    sample = rgb.reshape(-1, 3)[:: max(1, luma.size // 20_000)]
+    if len(sample) < 2 or np.array_equal(rgb[..., 0], rgb[..., 1]):
         return luma
-    variances, axes = np.linalg.eigh(np.cov(colours.T))
-    if variances[-1] < 1e-6 or np.var(colours @ LUMA) > COLOURED * variances[-1]:
+    variances, axes = np.linalg.eigh(np.cov(sample.T))
+    if variances[-1] < 1e-6 or np.var(sample @ LUMA) > COLOURED * variances[-1]:
         return luma
     axis = axes[:, -1].astype(np.float32)
+    axis = -axis if np.cov(sample @ axis, sample @ LUMA)[0, 1] < 0 else axis  # lighter is more
     low, high = np.minimum(axis, 0).sum(), np.maximum(axis, 0).sum()
     projected: Grey = (rgb @ axis - low) / (high - low)
     return projected
@@ -105,7 +106,8 @@ def _readings(picture: Pixels, steps: Steps) -> Iterator[Reading]:
     if picture.alpha is not None:
         yield from _cut_out(picture.rgb @ LUMA, picture.alpha, steps)
         return
-    grey = to_grey(picture.rgb)
+    rgb = colours.unframe(picture.rgb) if steps.crop else picture.rgb
+    grey = to_grey(rgb)
     found = ground.estimate(grey)
     difference = grey - found.level
     threshold = NOISY * found.noise
@@ -115,10 +117,19 @@ def _readings(picture: Pixels, steps: Steps) -> Iterator[Reading]:
     if not steps.background:
         yield Reading(ink, threshold, 1 - grey if is_dark else grey)
         return
-    yield _cleared(ink, threshold)
-    if steps.invert is None and min(light, dark) > MIXED * max(light, dark):
+    has_colours = threshold < colours.TOLERANCE and colours.are_mixed(rgb)
+    if not has_colours:
+        yield _cleared(ink, threshold)
+    is_mixed = min(light, dark) > MIXED * max(light, dark)
+    if steps.invert is None and is_mixed and not has_colours:
         yield _cleared(-ink, threshold)
         yield _cleared((1 - grey) * (np.abs(difference) > ground.TOLERANCE), threshold)
+    if has_colours or (is_mixed and threshold < colours.TOLERANCE):
+        cover, thing = colours.cut_out(rgb)
+        if steps.invert is not True:
+            yield _cleared(thing @ LUMA)
+        if steps.invert is not False:
+            yield _cleared(cover - thing @ LUMA)
 
 
 def _cleared(ink: Ink, threshold: float = 0.0) -> Reading:

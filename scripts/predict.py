@@ -6,6 +6,7 @@ of Fashion-MNIST, light on black, cut out, centred, 28 x 28; --preview shows wha
 
 import argparse
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Iterable, Iterator
@@ -14,7 +15,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import Progress
 
-from fmnist.errors import UsageError, UserError, exit_codes
+from fmnist.errors import UsageError, UserError, answering, exit_codes, raising
 
 with exit_codes():
     from fmnist import answers, evaluation, pictures, prediction
@@ -42,15 +43,10 @@ STEPS = {
 def main() -> None:
     sys.path.append(str(Path.cwd()))  # for a user's own classes
     warnings.filterwarnings("ignore", module="PIL")  # of odd metadata; what fails is told
+    warnings.filterwarnings("ignore", "Glyph .* missing")  # in a name: the sheet shows a box
     args = _parser().parse_args()
-    with exit_codes():
-        try:
-            is_whole = _predict(args)
-            sys.stdout.flush()
-        except BrokenPipeError:  # `| head` has seen enough
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return
-        if not is_whole:
+    with answering(), raising(signal.SIGTERM):
+        if not _predict(args):
             sys.exit(1)
 
 
@@ -81,7 +77,8 @@ def _predict(args: argparse.Namespace) -> bool:
     folder, notes = evaluation.choose(args.run)
     files, num_skipped = prediction.find_files(args.paths)
     if num_skipped:
-        notes.append(f"Skipped {num_skipped:,} files that are not named like pictures.")
+        files_are = "file that is" if num_skipped == 1 else "files that are"
+        notes.append(f"Skipped {num_skipped:,} {files_are} not named like pictures.")
     print(*notes, sep="\n", end="\n" * bool(notes), file=sys.stderr)
     if not files:
         raise UserError(f"There is no picture in {', '.join(args.paths)}.")

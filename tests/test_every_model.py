@@ -1,4 +1,4 @@
-"""Every network of conf/model/ trains, resumes exactly, and is shipped: a few steps on small data."""
+"""Every network of conf/model/ trains, resumes exactly and is shipped: a few steps, small data."""
 
 from pathlib import Path
 

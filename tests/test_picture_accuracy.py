@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFilter, ImageFont
+from PIL import Image, ImageDraw, ImageFilter, ImageFont, ImageOps
 
 from fmnist import likeness, pictures, prediction, run
 
@@ -109,6 +109,12 @@ KINDS: dict[str, Make] = {
     "CMYK JPEG": lambda x, r: {"image": large(x).convert("CMYK"), "format": "JPEG"},
     "WebP": lambda x, r: {"image": large(x).convert("RGB"), "format": "WEBP"},
     "GIF": lambda x, r: {"image": large(x), "format": "GIF"},
+    "white frame": lambda x, r: ImageOps.expand(large(x), 6, 255),
+    "grey, on a coloured ground, 28 pixels": lambda x, r: Image.composite(
+        Image.fromarray(x).convert("RGB"),
+        Image.new("RGB", (28, 28), tuple(int(c) for c in r.integers(0, 256, 3))),
+        Image.fromarray((x > 0).astype(np.uint8) * 255),
+    ),
     "JPEG, quality 50": lambda x, r: {"image": large(x, 112), "format": "JPEG", "quality": 50},
     "palette of 16": lambda x, r: large(x).quantize(16),
     "rotated by EXIF": lambda x, r: rotated(large(x)),

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageOps
 
 from fmnist import decoding, likeness, pictures
 from fmnist.errors import UserError
@@ -61,6 +61,45 @@ def test_dark_on_light_is_inverted(shirt: Array) -> None:
 def test_whole_pixels_enlarged_come_back_exactly(shirt: Array) -> None:
     for scale in (2, 5, 10, 64):
         assert np.array_equal(prepared(enlarged(shirt, scale)), shirt)
+
+
+@pytest.mark.parametrize("frame", [1, 10, 30])
+@pytest.mark.parametrize("is_dark", [True, False])
+def test_a_frame_is_no_part_of_the_picture(shirt: Array, frame: int, is_dark: bool) -> None:
+    held = enlarged(255 - shirt if is_dark else shirt)
+    framed = ImageOps.expand(held, frame, 0 if is_dark else 255)
+    assert np.array_equal(prepared(framed), shirt)
+    bars = Image.new("L", (held.width, 3 * held.height), 0 if is_dark else 255)
+    bars.paste(held, (0, held.height))
+    assert np.array_equal(prepared(bars), shirt)
+
+
+@pytest.mark.parametrize("colour", [(200, 30, 30), (40, 60, 200), (240, 220, 60), (90, 160, 90)])
+def test_a_thing_lies_on_a_ground_of_any_colour(shirt: Array, colour: tuple[int, ...]) -> None:
+    thing = enlarged(shirt)
+    solid = thing.point(lambda value: 255 * (value > 0))
+    picture = Image.composite(thing.convert("RGB"), Image.new("RGB", thing.size, colour), solid)
+    canvas = Image.new("RGB", (400, 250), colour)
+    canvas.paste(picture, (200, 80))
+    for each in (picture, canvas):
+        for steps in ({}, {"invert": False}):
+            found = prepared(each, **steps)
+            assert np.corrcoef(found.ravel(), shirt.ravel())[0, 1] > 0.95, steps
+
+
+def test_most_of_the_border_says_what_the_ground_is() -> None:
+    picture = np.full((100, 100), 255, np.uint8)
+    picture[:, 15:85] = 0  # black, from top to bottom
+    image = prepared(Image.fromarray(picture), crop=False)
+    assert image[14, 14] == 255
+    assert image[14, 0] == 0
+
+
+def test_a_small_mark_beside_the_thing_is_left_out(shirt: Array) -> None:
+    canvas = Image.new("L", (224, 224), 255)
+    canvas.paste(enlarged(255 - shirt), (40, 60))
+    canvas.paste(Image.new("L", (8, 8), 120), (210, 210))
+    assert np.array_equal(prepared(canvas), shirt)
 
 
 def test_position_size_and_shape_of_the_canvas_do_not_matter(shirt: Array) -> None:
