@@ -445,7 +445,8 @@ def test_the_best_run_of_a_sweep_is_exported_from_another_place(
     best, _ = evaluation.choose(tmp_path / "elsewhere" / "s")
     done = script("export.py", "elsewhere/s", "--format", "torch_export", "--out", "best.pt2")
     assert done.returncode == 0, done.stderr
-    assert done.stderr == "elsewhere/s: best by val/acc\n"
+    place = Path("elsewhere/s")
+    assert done.stderr == f"{place / best.name}: the best by val/acc in {place}\n"
     first, check, speed, last = done.stdout.splitlines()
     assert re.fullmatch(r"best\.pt2: 1\.\d\d MB", first)
     assert re.fullmatch(

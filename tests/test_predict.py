@@ -170,7 +170,7 @@ def test_people_s_pictures_are_labelled(script: Run, small_files: Path, tmp_path
     good = [row for row in rows if not row["error"]]
     assert {row["label"] for row in good} <= set(CLASSES)
     assert all(len(row["top3"]) == 3 and row["prob"] == row["top3"][0]["prob"] for row in good)
-    assert "Skipped 1 files" in whole.stderr
+    assert "Skipped 1 file that is not named like pictures." in whole.stderr
     assert "2 of 601 pictures could not be read." in whole.stderr
 
     single = script("predict.py", "runs/demo", "many/005.png", "--format", "csv",
