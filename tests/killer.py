@@ -103,13 +103,13 @@ def in_checkpoint(count: int) -> None:
 
 def in_test(count: int) -> None:
     """1: in the first batch; 2: in the first figure; 3: before the scores are recorded."""
-    from fmnist import figures
+    from fmnist import charts
     from fmnist.callbacks import Events
     from fmnist.classifier import Classifier
 
     owner, name = (
         (Classifier, "test_step"),
-        (figures, "confusion"),
+        (charts, "confusion"),
         (Events, "log_config"),
     )[(count - 1) % 3]
     Counter(1).wrap(owner, name)
