@@ -4,11 +4,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
+from fmnist import framing, ground
+
 Colours = NDArray[np.float32]  # (H, W, 3) in 0..1
 Mask = NDArray[np.bool_]  # (H, W)
 
 TOLERANCE = 0.04  # of a channel: how far a pixel of the ground may be from its colour
-WIDTH = 0.02  # of the border that is looked at, as a share of the shorter side
 STEPS = 32  # of a channel, to count colours
 MIN_SIDE = 16  # pixels of what a frame holds
 FRAMED = 0.95  # of the edge of what a frame holds is of another colour than the frame
@@ -30,8 +31,8 @@ def unframe(rgb: Colours) -> Colours:
         inner, edge = rgb[box], _edge(away[box])
         if inner.shape == rgb.shape or min(inner.shape[:2]) < MIN_SIDE or edge.mean() < FRAMED:
             return rgb
-        ground = _differs(inner, _of_border(inner))
-        if 1 - _edge(ground).mean() < EVEN or ground.mean() < FILLED:
+        thing = _differs(inner, _of_border(inner))
+        if 1 - _edge(thing).mean() < EVEN or thing.mean() < FILLED:
             return rgb
         rgb = inner
     return rgb
@@ -54,8 +55,8 @@ def cut_out(rgb: Colours) -> tuple[NDArray[np.float32], Colours]:
     The second is premultiplied: in the soft edge the share of the ground's colour is taken away.
     A thing is what differs from the border's colour, holes filled.
     """
-    ground = _of_border(rgb)
-    away = np.abs(rgb - ground).max(axis=2)
+    colour = _of_border(rgb)
+    away = np.abs(rgb - colour).max(axis=2)
     mask = _fill_holes(away > TOLERANCE)
     cover = mask.astype(np.float32)
     spans = [np.flatnonzero(mask.any(axis)) for axis in (0, 1)]
@@ -66,7 +67,7 @@ def cut_out(rgb: Colours) -> tuple[NDArray[np.float32], Colours]:
         near = _image(away).filter(ImageFilter.MaxFilter(2 * width + 1))
         highest = np.maximum(np.asarray(near, np.float32) / 255, TOLERANCE)
         cover = np.where(core, 1, np.where(mask, np.minimum(away / highest, 1), 0))
-    lit = np.maximum(rgb - (1 - cover[..., None]) * ground, 0)
+    lit = np.maximum(rgb - (1 - cover[..., None]) * colour, 0)
     return cover.astype(np.float32), (lit * (cover > 0)[..., None]).astype(np.float32)
 
 
@@ -76,10 +77,7 @@ def _image(values: NDArray[np.generic]) -> Image.Image:
 
 def _of_border(rgb: Colours) -> NDArray[np.float32]:
     """Return the commonest colour (3,) along the border."""
-    width = max(1, round(min(rgb.shape[:2]) * WIDTH))
-    is_border = np.ones(rgb.shape[:2], bool)
-    is_border[width:-width, width:-width] = False
-    pixels = rgb[is_border]
+    pixels = rgb[ground.border(rgb.shape[:2])]
     codes = np.rint(pixels * STEPS).astype(np.int64) @ [1, STEPS + 1, (STEPS + 1) ** 2]
     values, counts = np.unique(codes, return_counts=True)
     commonest: NDArray[np.float32] = np.median(pixels[codes == values[counts.argmax()]], axis=0)
@@ -97,11 +95,8 @@ def _edge(values: Mask) -> Mask:
 
 def _fill_holes(mask: Mask) -> Mask:
     """Add to `mask` what the border does not reach: the thing's parts of the ground's colour."""
-    rows, columns = (np.arange(n) * min(GRID, n) // n for n in mask.shape)
-    counts = np.zeros((rows[-1] + 1, columns[-1] + 1), np.int64)
-    sizes = np.zeros_like(counts)
-    np.add.at(counts, (rows[:, None], columns[None]), ~mask)
-    np.add.at(sizes, (rows[:, None], columns[None]), 1)
+    counts, rows, columns = framing.count_cells(~mask, GRID)
+    sizes, _, _ = framing.count_cells(np.ones_like(mask), GRID)
     free = np.pad(2 * counts >= sizes, 1, constant_values=True)
     reached = np.zeros_like(free)
     reached[0] = True
@@ -117,8 +112,9 @@ def _fill_holes(mask: Mask) -> Mask:
         reached = grown
     outside = reached[1:-1, 1:-1][rows[:, None], columns]
     is_hole = ~mask & ~outside
-    near = Image.fromarray((outside & ~mask).astype(np.uint8) * 255)
     size = 2 * max(1, round(max(mask.shape) / GRID)) + 1
-    touched = np.asarray(near.filter(ImageFilter.MaxFilter(size))) > 0  # coarse cells at an edge
+    touched = (
+        np.asarray(_image(outside & ~mask).filter(ImageFilter.MaxFilter(size))) > 0
+    )  # coarse cells at an edge
     filled: Mask = mask | (is_hole & ~touched)
     return filled

@@ -84,13 +84,24 @@ def _smooth(ink: Ink) -> Ink:
 
 def _drop_islands(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Clear patches that are tiny beside the largest one."""
-    rows, columns = (np.arange(n) * min(GRID, n) // n for n in mask.shape)
-    starts = [np.unique(places, return_index=True)[1] for places in (rows, columns)]
-    counts = np.add.reduceat(np.add.reduceat(mask.astype(np.int64), starts[0], 0), starts[1], 1)
+    counts, rows, columns = count_cells(mask, GRID)
     labels = _label(counts > 0)
     areas = np.bincount(labels.ravel(), counts.ravel())
     kept = areas >= ISLAND * areas.max()
     return mask if kept[labels[counts > 0]].all() else mask & kept[labels][rows[:, None], columns]
+
+
+def count_cells(
+    mask: NDArray[np.bool_], number: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Count the true pixels in at most `number` x `number` cells.
+
+    Returns also the cell of each row (H,) and of each column (W,).
+    """
+    rows, columns = (np.arange(n) * min(number, n) // n for n in mask.shape)
+    starts = [np.unique(places, return_index=True)[1] for places in (rows, columns)]
+    counts = np.add.reduceat(np.add.reduceat(mask.astype(np.int64), starts[0], 0), starts[1], 1)
+    return counts, rows, columns
 
 
 def _label(cells: NDArray[np.bool_]) -> NDArray[np.int64]:

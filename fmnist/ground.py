@@ -16,11 +16,10 @@ FLAT_BONUS = 1.05  # an even ground is believed unless a slope explains 5 % more
 
 
 class Ground(NamedTuple):
-    """What the ground is where it is hidden too; `share` of the border shows it."""
+    """What the ground is, where it is hidden too."""
 
     level: Grey
     noise: float  # standard deviation
-    share: float
 
 
 def estimate(grey: Grey) -> Ground:
@@ -31,7 +30,7 @@ def estimate(grey: Grey) -> Ground:
     x, y, values = _border(grey)
     share, level = max((float((values == level).mean()), level) for level in (0, 1))
     if share > CLEAN:
-        return Ground(np.full_like(grey, level), 0.0, share)
+        return Ground(np.full_like(grey, level), 0.0)
     basis = np.stack([np.ones_like(x), x, y], 1)
     tries = [_mode(values), *_slopes(x, y, values)]
     support = [(np.abs(basis @ t - values) < TOLERANCE).mean() for t in tries]
@@ -52,15 +51,20 @@ def estimate(grey: Grey) -> Ground:
     noise = 1.4826 * float(np.median(errors[near])) if near.any() else 0.0
     rows, columns = (_positions(n) for n in grey.shape)
     level = plane[0] + plane[1] * columns[None] + plane[2] * rows[:, None]
-    return Ground(level.astype(np.float32), noise, float(near.mean()))
+    return Ground(level.astype(np.float32), noise)
+
+
+def border(shape: tuple[int, ...]) -> NDArray[np.bool_]:
+    """Return which pixels of a picture (H, W) lie along its border."""
+    width = max(1, round(min(shape) * WIDTH))
+    is_border = np.ones(shape, bool)
+    is_border[width:-width, width:-width] = False
+    return is_border
 
 
 def _border(grey: Grey) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
     """Return x and y in -1..1 and the value of pixels along the border."""
-    width = max(1, round(min(grey.shape) * WIDTH))
-    inside = np.zeros(grey.shape, bool)
-    inside[width:-width, width:-width] = True
-    rows, columns = np.nonzero(~inside)
+    rows, columns = np.nonzero(border(grey.shape))
     step = max(1, len(rows) // MAX_PIXELS)
     rows, columns = rows[::step], columns[::step]
     y, x = (_positions(n) for n in grey.shape)
