@@ -1,6 +1,5 @@
 """Evaluate a finished run on a split, and keep what was read of the test set in its folder."""
 
-import datetime
 import hashlib
 import json
 from collections.abc import Mapping
@@ -60,9 +59,7 @@ def evaluate(folder: Path, split: str = "test") -> dict[str, Any]:
     UserError when there is no finished run, no model or no data; NotKeptError, with the report,
     when the folder cannot be written.
     """
-    run = record.read(folder)
-    if run.status != "finished":
-        raise UserError(f"{folder} is not finished but {run.status}. Train it to its end first.")
+    run = read_finished(folder)
     checkpoint = _digest(folder / "checkpoints" / "best.ckpt")
     kept = reports.read(folder, split)
     if kept and kept["checkpoint_sha256"] == checkpoint and _has_figures(folder, split):
@@ -79,7 +76,7 @@ def evaluate(folder: Path, split: str = "test") -> dict[str, Any]:
         "best_epoch": run.data.get("best_epoch"),
         "checkpoint_sha256": checkpoint,
         **_measure(model, outputs, split),
-        "evaluated": f"{datetime.datetime.now().astimezone():%Y-%m-%dT%H:%M:%S%z}",
+        "evaluated": origin.now(),
         "versions": origin.versions(),
         **origin.commit(),
     }
@@ -90,6 +87,14 @@ def evaluate(folder: Path, split: str = "test") -> dict[str, Any]:
     except UserError as error:
         raise NotKeptError(str(error), found) from None
     return found
+
+
+def read_finished(folder: Path) -> record.Record:
+    """Read the record of a run; raises UserError unless it has finished."""
+    run = record.read(folder)
+    if run.status != "finished":
+        raise UserError(f"{folder} is not finished but {run.status}. Train it to its end first.")
+    return run
 
 
 def has_read_test(run: record.Record) -> bool:

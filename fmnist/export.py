@@ -1,7 +1,6 @@
 """A finished run as one file for other programs, checked against the model it is made from."""
 
 import contextlib
-import datetime
 import functools
 import hashlib
 import importlib.util
@@ -15,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fmnist import evaluation, process, provenance, record
+from fmnist import evaluation, origin, process, provenance, record, report
 from fmnist.card import Check, Exported, write_card
 from fmnist.errors import UsageError, UserError
+from fmnist.reports import path as eval_path
 
 if TYPE_CHECKING:
     from fmnist.model import Model
@@ -44,9 +44,7 @@ def export(
             the file answers otherwise than the model, or it cannot be written.
     """
     path = _place(folder, kind, out)
-    run = record.read(folder)
-    if run.status != "finished":
-        raise UserError(f"{folder} is not finished but {run.status}. Train it to its end first.")
+    run = evaluation.read_finished(folder)
     _require(kind)
     process.import_torch()
     process.keep_memory()
@@ -54,8 +52,7 @@ def export(
     from fmnist.model import load_model
 
     model = load_model(folder)
-    created = f"{datetime.datetime.now().astimezone():%Y-%m-%dT%H:%M:%S%z}"
-    metadata = provenance.describe(run, model.config, created)
+    metadata = provenance.describe(run, model.config, origin.now())
     write, load = portable.FORMATS[kind]
     content = write(portable.trace(model), metadata)
     images, fault = _images(model)
@@ -80,10 +77,8 @@ def _place(folder: Path, kind: str, out: Path | None) -> Path:
     if kind not in SUFFIXES:
         raise UsageError(f"--format must be one of {', '.join(SUFFIXES)}, got {kind!r}.")
     path = folder / f"model{SUFFIXES[kind]}" if out is None else out
-    if out and (out.suffix != SUFFIXES[kind] or out.is_dir()):
-        raise UsageError(f"--out must name a file that ends in {SUFFIXES[kind]}, got {out}.")
-    if out and not out.parent.is_dir():
-        raise UsageError(f"--out {out}: there is no folder {out.parent}. Make it first.")
+    if out:
+        report.check_output("--out", out, SUFFIXES[kind])
     if _card(path).is_dir():
         raise UsageError(f"--out {path}: its card, {_card(path)}, is a folder. Name another.")
     if path.parent.is_dir() and not os.access(path.parent, os.W_OK):
@@ -172,7 +167,7 @@ def _reports(
         if not recorded and not (split == "test" and evaluation.has_read_test(run)):
             continue
         reports[split] = {"scores": recorded, "partial": bool(run.data.get("partial"))}
-        if has_data or (run.folder / f"eval-{split}.json").exists():
+        if has_data or eval_path(run.folder, split).exists():
             try:
                 reports[split] = evaluation.evaluate(run.folder, split)
             except evaluation.NotKeptError as error:

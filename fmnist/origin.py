@@ -1,6 +1,7 @@
-"""What made a result: versions and commit. Torch-free."""
+"""What made a result, and when: versions, commit, time. Torch-free."""
 
 import contextlib
+import datetime
 import functools
 import platform
 import subprocess
@@ -9,6 +10,11 @@ from pathlib import Path
 from typing import Any
 
 PACKAGES = ("fmnist", "torch", "torchvision", "pytorch-lightning", "hydra-core", "numpy")
+
+
+def now() -> str:
+    """Return the time with its zone, as ISO 8601 writes it."""
+    return f"{datetime.datetime.now().astimezone():%Y-%m-%dT%H:%M:%S%z}"
 
 
 def versions() -> dict[str, str]:

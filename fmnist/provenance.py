@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from fmnist import CLASSES, origin, record
+from fmnist.compare.collection import fact
 
 _FACTS: dict[str, type] = {
     "commit": str,
@@ -30,12 +31,8 @@ _PATH = re.compile(  # file:///x, /x/y, ~/x, C:\\x; its last part is the group
 
 def facts(run: record.Record) -> dict[str, Any]:
     """Return what the record tells beside config and scores, where it is of its kind."""
-    known = {key: run.data.get(key) for key in _FACTS}
-    return {
-        key: value
-        for key, value in known.items()
-        if isinstance(value, _FACTS[key]) and (_FACTS[key] is bool or not isinstance(value, bool))
-    }
+    known = {key: fact(run.data.get(key), kind) for key, kind in _FACTS.items()}
+    return {key: value for key, value in known.items() if value is not None}
 
 
 def describe(run: record.Record, config: Mapping[str, Any], created: str) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from fmnist.compare.collection import Run
 from fmnist.compare.columns import Column
 from fmnist.compare.pairs import Pairs
 from fmnist.compare.table import Table
-from fmnist.errors import UserError
+from fmnist.errors import UsageError, UserError
 from fmnist.record import Record
 
 _GAP = 2  # spaces between columns
@@ -139,8 +139,7 @@ def read_runs(paths: Iterable[Path], conditions: Sequence[str] = ()) -> list[Run
     """
     paths = list(paths)
     runs, skipped = collection.read_runs(paths)
-    for line in skipped:
-        print(f"Skipped: {line}", file=sys.stderr)
+    tell(f"Skipped: {line}" for line in skipped)
     if not runs:
         raise UserError(f"There is no readable run in {', '.join(map(str, paths))}.")
     return _select(runs, conditions)
@@ -202,6 +201,20 @@ def print_pairs(found: Pairs) -> None:
     """Print a paired test of two sets of runs on stdout."""
     _print_columns(found.columns())
     write("\n".join(["", *found.notes(), ""]))
+
+
+def check_output(option: str, path: Path, ending: str) -> None:
+    """Refuse a file that could not be written there; raises UsageError."""
+    if path.suffix != ending or path.is_dir():
+        raise UsageError(f"{option} must name a file that ends in {ending}, got {path}.")
+    if not path.parent.is_dir():
+        raise UsageError(f"{option} {path}: there is no folder {path.parent}. Make it first.")
+
+
+def tell(notes: Iterable[str]) -> None:
+    """Print notes on stderr, a line each."""
+    for note in notes:
+        print(note, file=sys.stderr)
 
 
 def write(text: str, is_bold: bool = False) -> None:

@@ -4,11 +4,12 @@ import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
+
+from fmnist.arguments import Count, Positive, Share
 
 SCHEMA = 1
-Share = Annotated[float, Field(ge=0, le=1)]
-Count = Annotated[int, Field(ge=0)]
+Number = Annotated[int, Field(ge=0)]
 
 
 class _Part(BaseModel):
@@ -23,7 +24,7 @@ class _Ends(_Part):
 
 class _Class(_Part):
     name: str
-    images: Count
+    images: Number
     precision: Share | None
     recall: Share | None
     f1: Share | None
@@ -33,33 +34,33 @@ class _Class(_Part):
 class _Pair(_Part):
     true: str
     predicted: str
-    count: Count
+    count: Number
     share: Share
 
 
 class _Scaling(_Part):
-    temperature: Annotated[float, Field(gt=0)]
+    temperature: Positive
     fitted_on: Literal["val"]
-    num_images: Count
+    num_images: Number
     ece: Share
     ece_scaled: Share
     loss: float
     loss_scaled: float
-    num_bins: Count
+    num_bins: Number
 
 
 class _Report(_Part):
     schema_: Literal[1] = Field(alias="schema")
     split: Literal["test", "val", "train"]
-    num_images: Annotated[int, Field(ge=1)]
+    num_images: Count
     scores: dict[str, float]
     intervals: dict[str, tuple[float, float]]
     classes: list[_Class]
-    confusion: list[list[Count]]
+    confusion: list[list[Number]]
     confused: list[_Pair]
     calibration: _Scaling | None = None
     notes: list[str]
-    best_epoch: Count | None
+    best_epoch: Number | None
     checkpoint_sha256: str
 
 
@@ -70,9 +71,9 @@ def path(folder: Path, split: str) -> Path:
 def read(folder: Path, split: str) -> dict[str, Any] | None:
     """Return the report on `split` that is kept in a run folder; None for none that is whole."""
     try:
-        kept: dict[str, Any] = json.loads(path(folder, split).read_text("utf-8"))
-        report = _Report.model_validate_json(json.dumps(kept))
-    except (OSError, ValueError, ValidationError, RecursionError):
+        text = path(folder, split).read_text("utf-8")
+        report = _Report.model_validate_json(text)
+    except (OSError, ValueError):  # pydantic's errors are ValueErrors
         return None
     names = {f"{split}/{name}" for name in ("acc", "loss", "f1", "brier", "ece")}
     num_right = sum(row[i] for i, row in enumerate(report.confusion) if i < len(row))
@@ -84,4 +85,4 @@ def read(folder: Path, split: str) -> dict[str, Any] | None:
         and all(len(row) == len(report.classes) for row in report.confusion)
         and abs(report.scores[f"{split}/acc"] - num_right / report.num_images) < 1e-9
     )
-    return kept if is_whole else None
+    return json.loads(text) if is_whole else None

@@ -93,10 +93,8 @@ def _write_files(rows: Table, args: argparse.Namespace) -> None:
 def _check(args: argparse.Namespace) -> None:
     """Refuse what cannot be done before anything is read; raises UsageError."""
     for option, path, ending in (("--curves", args.curves, ".png"), ("--html", args.html, ".html")):
-        if path and (path.suffix != ending or path.is_dir()):
-            raise UsageError(f"{option} must name a file that ends in {ending}, got {path}.")
-        if path and not path.parent.is_dir():
-            raise UsageError(f"{option} {path}: there is no folder {path.parent}. Make it first.")
+        if path:
+            report.check_output(option, path, ending)
     if args.paired:
         given = {name: getattr(args, name) for name in ("top", "each", "curves", "html")}
         unused = [f"--{name}" for name, value in given.items() if value]

@@ -28,19 +28,14 @@ def main() -> None:
     args = parser.parse_args()
     with answering(), raising(signal.SIGTERM):
         folder, notes = evaluation.choose(args.run)
-        _tell(notes)
+        report.tell(notes)
         try:
             found = evaluation.evaluate(folder, args.split)
         except evaluation.NotKeptError as error:
             report.print_evaluation(folder, error.report)
             raise
         report.print_evaluation(folder, found)
-        _tell(found["notes"])
-
-
-def _tell(notes: list[str]) -> None:
-    for note in notes:
-        print(note, file=sys.stderr)
+        report.tell(found["notes"])
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ both go into the folder of the run.
 import argparse
 import signal
 import sys
-from collections.abc import Iterable
 from pathlib import Path
 
 from fmnist.errors import answering, exit_codes, raising
@@ -36,15 +35,10 @@ def main() -> None:
     args = parser.parse_args()
     with answering(), raising(signal.SIGTERM):
         folder, notes = evaluation.choose(args.run)
-        _tell(notes)
+        report.tell(notes)
         made, faults = export.export(folder, args.format, args.out)
-        _tell(faults)
+        report.tell(faults)
         _print(made)
-
-
-def _tell(notes: Iterable[str]) -> None:
-    for note in notes:
-        print(note, file=sys.stderr)
 
 
 def _print(made: Exported) -> None:

@@ -18,7 +18,7 @@ from rich.progress import Progress
 from fmnist.errors import UsageError, UserError, answering, exit_codes, raising
 
 with exit_codes():
-    from fmnist import answers, evaluation, pictures, prediction
+    from fmnist import answers, evaluation, pictures, prediction, report
     from fmnist.prediction import Answer
 
 EPILOG = """\
@@ -79,7 +79,7 @@ def _predict(args: argparse.Namespace) -> bool:
     if num_skipped:
         files_are = "file that is" if num_skipped == 1 else "files that are"
         notes.append(f"Skipped {num_skipped:,} {files_are} not named like pictures.")
-    print(*notes, sep="\n", end="\n" * bool(notes), file=sys.stderr)
+    report.tell(notes)
     if not files:
         raise UserError(f"There is no picture in {', '.join(args.paths)}.")
     from fmnist.run import load  # imports torch, once there is work
@@ -118,10 +118,8 @@ def _bar(found: Iterable[Answer], total: int) -> Iterator[Answer]:
 
 def _check_preview(path: Path) -> None:
     """Refuse what cannot be written before anything is predicted; raises UsageError."""
-    if path.suffix.lower() != ".png" or path.is_dir():
-        raise UsageError(f"--preview must name a file that ends in .png, got {path}.")
-    if not path.parent.is_dir():
-        raise UsageError(f"--preview {path}: there is no folder {path.parent}. Make it first.")
+    is_png = path.suffix.lower() == ".png"
+    report.check_output("--preview", path, path.suffix if is_png else ".png")
     if not os.access(path.parent, os.W_OK):
         raise UsageError(f"--preview {path}: {path.parent} is not writable. Name another file.")
 

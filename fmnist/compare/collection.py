@@ -10,10 +10,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from fmnist import record, schema
+from fmnist import record, reports, schema
 from fmnist.errors import UsageError, UserError
 
-TEST_SCORES = "eval-test.json"  # in a run folder, by scripts/eval.py
 SCORES = tuple(f"{split}/{name}" for split in ("train", "val", "test") for name in ("acc", "loss"))
 TARGET = "._target_"
 DEPTH = 2  # folders from sweeps/ down to a job
@@ -141,7 +140,7 @@ def _read_run(folder: Path, skipped: list[str]) -> Run:
     identity = record.identity({"config": flat, "overrides": overrides})
     identity.pop("seed", None)
     facts = {
-        **{key: _fact(data.get(key), kind) for key, kind in FACTS.items()},
+        **{key: fact(data.get(key), kind) for key, kind in FACTS.items()},
         **_code(data),
         "status": clean(run.status),
         "run": clean(str(folder)),
@@ -171,7 +170,8 @@ def _numbers(values: Mapping[str, Any]) -> dict[str, float]:
     }
 
 
-def _fact(value: Any, kind: type | tuple[type, ...]) -> Any:
+def fact(value: Any, kind: type | tuple[type, ...]) -> Any:
+    """Return a value of a record, cleaned; None where it is not of its kind."""
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
         return None
     if isinstance(value, str):
@@ -191,7 +191,7 @@ def _code(data: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _test_scores(folder: Path, skipped: list[str]) -> dict[str, float]:
-    path = folder / TEST_SCORES
+    path = reports.path(folder, "test")
     try:
         data = json.loads(path.read_text("utf-8"))
         if data["schema"] != 1 or data["split"] != "test":
