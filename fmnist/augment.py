@@ -1,8 +1,8 @@
-"""Random flips, warps, shifts and erasures of uint8 batches, in integers, on the batch's device.
+"""Random flips, warps, shifts, erasures, mixtures of uint8 batches, in integers, on their device.
 
 What happens to an image is a function of (seed, epoch, image index): all of an epoch's draws are
 made at its start, on the CPU, and looked up by index. Integers are exact: the result depends
-neither on the device nor on the other images of a batch.
+neither on the device nor on the other images of a batch; what is mixed in is drawn by index too.
 """
 
 import math
@@ -20,7 +20,10 @@ ONE = 1 << 16  # in the fixed point of a warp
 
 
 class Augment:
-    """The augmentation of a run: which operations, and how strong; 0 = off."""
+    """The augmentation of a run: which operations, and how strong; 0 = off.
+
+    Calling it does all but `cutmix`, which needs a second image: see the function of that name.
+    """
 
     def __init__(
         self,
@@ -29,22 +32,47 @@ class Augment:
         erase_px: int,
         max_rotate_deg: float = 0.0,
         max_scale: float = 0.0,
+        cutmix: float = 0.0,
     ) -> None:
         self.flip = flip
         self.max_rotate_deg = max_rotate_deg
         self.max_scale = max_scale
         self.max_shift_px = max_shift_px
         self.erase_px = erase_px
+        self.cutmix = cutmix
 
     def __bool__(self) -> bool:
-        return self.flip or self._warps or self.max_shift_px > 0 or self.erase_px > 0
+        return self.flip or any((self._warps, self.max_shift_px, self.erase_px, self.cutmix))
 
     @property
     def _warps(self) -> bool:
         return self.max_rotate_deg > 0 or self.max_scale > 0
 
-    def draw(self, num_images: int, seed: int, epoch: int, size_px: int = 28) -> Draws:
-        """Draw the parameters of `num_images` images for one epoch; row i belongs to image i."""
+    @property
+    def words(self) -> list[str]:
+        """What is done to an image, and how strongly, for people."""
+        phrases = {
+            "mirrored left-right with probability 1/2": self.flip,
+            f"turned by up to {self.max_rotate_deg:g}°": self.max_rotate_deg,
+            f"scaled by up to ±{100 * self.max_scale:g}%": self.max_scale,
+            f"shifted by up to {self.max_shift_px} px in x and y": self.max_shift_px,
+            f"a square of {self.erase_px} px set to one grey": self.erase_px,
+            f"in {100 * self.cutmix:g}% of the images a box of another one (CutMix)": self.cutmix,
+        }
+        return [phrase for phrase, is_on in phrases.items() if is_on]
+
+    def draw(
+        self,
+        num_images: int,
+        seed: int,
+        epoch: int,
+        size_px: int = 28,
+        partners: Tensor | None = None,
+    ) -> Draws:
+        """Draw the parameters of `num_images` images for one epoch; row i belongs to image i.
+
+        `partners` (M,) are the indices of the images that may be mixed in; None: all.
+        """
         draws: dict[str, Tensor] = {}
         if self.flip:
             draws["flip"] = _integers(num_images, 1, 0, 1, seed, epoch, "flip").bool().squeeze(1)
@@ -60,6 +88,11 @@ class Augment:
             limit = size_px - self.erase_px
             draws["corner"] = _integers(num_images, 2, 0, limit, seed, epoch, "corner")
             draws["grey"] = _integers(num_images, 1, 0, 255, seed, epoch, "grey").to(torch.uint8)
+        if self.cutmix:
+            chosen = torch.arange(num_images) if partners is None else partners
+            row = _integers(num_images, 1, 0, len(chosen) - 1, seed, epoch, "partner").squeeze(1)
+            draws["partner"] = chosen[row]
+            draws["box"] = _boxes(self.cutmix, num_images, size_px, seed, epoch)
         return draws
 
     def __call__(self, images: Tensor, draws: Draws) -> Tensor:
@@ -144,19 +177,63 @@ def erase(images: Tensor, corners: Tensor, greys: Tensor, size_px: int) -> Tenso
 
     Random erasing with one grey per image: Zhong et al. 2017, https://arxiv.org/abs/1708.04896
     """
-    height, width = images.shape[-2:]
-    rows = torch.arange(height, device=images.device) - corners[:, :1]
-    columns = torch.arange(width, device=images.device) - corners[:, 1:]
-    square = ((rows >= 0) & (rows < size_px))[:, :, None] & ((columns >= 0) & (columns < size_px))[
-        :, None, :
-    ]
-    return torch.where(square[:, None], greys[:, :, None, None], images)
+    squares = torch.cat([corners, corners + size_px], dim=1)
+    return torch.where(_inside(squares, images), greys[:, :, None, None], images)
+
+
+def cutmix(images: Tensor, others: Tensor, boxes: Tensor) -> Tensor:
+    """Put the `boxes` (B, 4: top, left, bottom, right) of `others` into images (B, C, H, W).
+
+    Yun et al. 2019, https://arxiv.org/abs/1905.04899
+    """
+    return torch.where(_inside(boxes, images), others, images)
+
+
+def mix_labels(
+    labels: Tensor, others: Tensor, boxes: Tensor, num_pixels: int, num_classes: int
+) -> Tensor:
+    """Return targets float32 (B, K): the share of the pixels that each class has after `cutmix`.
+
+    `labels` (B,) are those of the images, `others` (B,) those of what is in the boxes.
+    """
+    areas = (boxes[:, 2:] - boxes[:, :2]).prod(1, keepdim=True)  # (B, 1)
+    classes = torch.arange(num_classes, device=labels.device)
+    counts = (labels[:, None] == classes) * (num_pixels - areas)
+    counts += (others[:, None] == classes) * areas
+    return counts.float() / num_pixels
+
+
+def _inside(boxes: Tensor, images: Tensor) -> Tensor:
+    """Return the mask (B, 1, H, W) of the pixels in `boxes` (B, 4: top, left, bottom, right)."""
+    rows = torch.arange(images.shape[-2], device=images.device)
+    columns = torch.arange(images.shape[-1], device=images.device)
+    top, left, bottom, right = boxes[:, :, None].unbind(1)  # (B, 1) each
+    down, across = (rows >= top) & (rows < bottom), (columns >= left) & (columns < right)
+    return (down[:, :, None] & across[:, None, :])[:, None]
+
+
+def _boxes(share: float, num_images: int, size_px: int, seed: int, epoch: int) -> Tensor:
+    """Draw boxes int64 (N, 4: top, left, bottom, right); a box is not empty in `share` of them.
+
+    As in the paper: squares whose area is uniform in 0..1 of an image, with their middle anywhere
+    in it, less what reaches beyond the border.
+    """
+    mixed = _uniform(num_images, seed, epoch, "cutmix") < share
+    sides = (size_px * _uniform(num_images, seed, epoch, "area").sqrt()).long() * mixed
+    middles = _integers(num_images, 2, 0, size_px - 1, seed, epoch, "middle")
+    corners = middles - sides[:, None] // 2
+    return torch.cat([corners, corners + sides[:, None]], dim=1).clamp(0, size_px)
 
 
 def _signed(num_images: int, seed: int, epoch: int, purpose: str) -> Tensor:
-    """Draw float64 (N,), uniform in -1..1, from a generator of its own."""
+    """Draw float64 (N,), uniform in -1..1."""
+    return 2 * _uniform(num_images, seed, epoch, purpose) - 1
+
+
+def _uniform(num_images: int, seed: int, epoch: int, purpose: str) -> Tensor:
+    """Draw float64 (N,), uniform in 0..1, from a generator of its own."""
     generator = torch.Generator().manual_seed(seeds.derive(seed, purpose, epoch))
-    return 2 * torch.rand(num_images, generator=generator, dtype=torch.float64) - 1
+    return torch.rand(num_images, generator=generator, dtype=torch.float64)
 
 
 def _integers(

@@ -20,7 +20,7 @@ from fmnist import seeds
 from fmnist.errors import UserError
 
 Schedule = Callable[[float], float]
-Step = tuple[Tensor, Tensor, Tensor]  # loss, logits (B, K), labels (B,)
+Step = tuple[Tensor, Tensor, Tensor]  # loss, logits (B, K), labels (B,) or targets (B, K)
 
 
 class OptimizerFactory(Protocol):
@@ -62,7 +62,8 @@ class Classifier(pl.LightningModule):
     is seeded by (seed, epoch). `test_flip` averages predictions over an image and its mirror image.
     `label_smoothing` is the share of a target that is spread over all classes (Szegedy et al. 2015,
     arXiv:1512.00567). Without `decays_all`, weight decay spares biases and norms.
-    `scores` holds `split/loss` and `split/acc` of the current epoch.
+    `scores` holds `split/loss` and `split/acc` of the current epoch; where images are mixed,
+    `train/acc` counts the class with the larger share, of equal ones the first.
     """
 
     def __init__(
@@ -141,14 +142,17 @@ class Classifier(pl.LightningModule):
         self.note_step(loss.detach(), logits.detach(), batch[1])
         return loss
 
-    def loss_of(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the mean loss of a batch, and its logits (B, K)."""
-        logits = self.net(images)
-        return F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing), logits
+    def loss_of(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the mean loss of a batch, and its logits (B, K).
 
-    def note_step(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
+        `targets` are labels int64 (B,) or shares of classes float32 (B, K).
+        """
+        logits = self.net(images)
+        return F.cross_entropy(logits, targets, label_smoothing=self.label_smoothing), logits
+
+    def note_step(self, loss: Tensor, logits: Tensor, targets: Tensor) -> None:
         """Keep a step of the training until its scores are counted."""
-        self._steps.append((loss, logits, labels))
+        self._steps.append((loss, logits, targets))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Save a learning rate that a CUDA graph reads from the device as a number."""
@@ -215,10 +219,12 @@ class Classifier(pl.LightningModule):
         """Count the steps up to `batch_idx` that are not counted; stop at a non-finite loss."""
         if not self._steps:
             return
-        losses, logits, labels = zip(*self._steps, strict=True)
+        losses, logits, targets = zip(*self._steps, strict=True)
         self._steps.clear()
-        every = torch.stack(losses).float()
-        self._tally("train").update(every.mean(), torch.cat(logits), torch.cat(labels))
+        every, labels = torch.stack(losses).float(), torch.cat(targets)
+        if labels.ndim > 1:
+            labels = labels.argmax(dim=1)
+        self._tally("train").update(every.mean(), torch.cat(logits), labels)
         finite = every.isfinite()
         if not finite.all():
             batch = batch_idx + 1 - len(losses) + int((~finite).nonzero()[0, 0])

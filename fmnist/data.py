@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torchvision.datasets import FashionMNIST
 
-from fmnist import seeds, sources
-from fmnist.augment import Augment
+from fmnist import CLASSES, seeds, sources
+from fmnist.augment import Augment, cutmix, mix_labels
 from fmnist.errors import UserError
 
 Batch = tuple[Tensor, Tensor]
@@ -20,6 +20,8 @@ Batch = tuple[Tensor, Tensor]
 
 class Batches:
     """Batches of (images uint8 (B, 1, 28, 28), labels int64 (B,)) at `indices` of full tensors.
+
+    With cutmix the second are targets float32 (B, K), which sum to 1.
 
     With a `seed` the order is a permutation drawn from (seed, epoch), and the incomplete last
     global batch is dropped, unless it is the only one. Without, every image comes once, in order.
@@ -75,7 +77,9 @@ class Batches:
             generator = torch.Generator().manual_seed(seeds.derive(self.seed, "order", epoch))
             order = order[torch.randperm(len(order), generator=generator)]
             if self.augment:
-                draws = dict(self.augment.draw(len(self.images), self.seed, epoch))
+                draws = dict(
+                    self.augment.draw(len(self.images), self.seed, epoch, partners=self.indices)
+                )
         device = self.images.device
         self.order = order.to(device)
         self.draws = {name: values.to(device) for name, values in draws.items()}
@@ -86,12 +90,26 @@ class Batches:
         return self.gather(chosen[self.rank :: self.num_ranks], self.draws)
 
     def gather(self, chosen: Tensor, draws: Mapping[str, Tensor]) -> Batch:
-        """Return the images at `chosen` (B,), augmented by their rows of `draws`, and labels."""
+        """Return the images at `chosen` (B,), augmented by their rows of `draws`, and labels.
+
+        What is mixed in is augmented by its own rows, as it would be alone.
+        """
+        if "partner" not in draws:
+            return self._augmented(chosen, draws), self.labels.index_select(0, chosen)
+        boxes = draws["box"].index_select(0, chosen)
+        both = torch.cat([chosen, draws["partner"].index_select(0, chosen)])
+        images, others = self._augmented(both, draws).chunk(2)
+        labels, other_labels = self.labels.index_select(0, both).chunk(2)
+        num_pixels = math.prod(images.shape[-2:])
+        targets = mix_labels(labels, other_labels, boxes, num_pixels, len(CLASSES))
+        return cutmix(images, others, boxes), targets
+
+    def _augmented(self, chosen: Tensor, draws: Mapping[str, Tensor]) -> Tensor:
         images = self.images.index_select(0, chosen)
-        if self.augment and draws:
-            rows = {name: values.index_select(0, chosen) for name, values in draws.items()}
-            images = self.augment(images, rows)
-        return images, self.labels.index_select(0, chosen)
+        if not (self.augment and draws):
+            return images
+        rows = {name: values.index_select(0, chosen) for name, values in draws.items()}
+        return self.augment(images, rows)
 
 
 class _EpochSetter:

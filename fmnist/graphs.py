@@ -97,7 +97,7 @@ class GraphedSteps:
         self.position = torch.zeros(1, dtype=torch.int64, device=device)  # batch of the epoch
         self.slot = torch.zeros_like(self.position)  # batch of the chunk
         self.within = torch.arange(batches.batch_size, device=device)
-        self.seen: list[Tensor] = []  # losses (n,), logits (n, B, K), labels (n, B) of a chunk
+        self.seen: list[Tensor] = []  # losses (n,), logits (n, B, K), targets (n, ...) of a chunk
         self.num_done = 0
         self.replay: Replay | None = None
 
@@ -116,8 +116,8 @@ class GraphedSteps:
                 self.replay()
             self.num_done += 1
         seen = [values[: end - begin].clone() for values in self.seen]
-        for loss, logits, labels in zip(*seen, strict=True):
-            self.module.note_step(loss, logits, labels)
+        for loss, logits, targets in zip(*seen, strict=True):
+            self.module.note_step(loss, logits, targets)
         self.scheduler.last_epoch += end - begin - 1  # all but the last at once
         self.scheduler._step_count += end - begin - 1
         self.scheduler.step()
@@ -157,15 +157,15 @@ class GraphedSteps:
 
     def _step(self) -> None:
         chosen = self.order.index_select(0, self.position * self.batches.batch_size + self.within)
-        images, labels = self.batches.gather(chosen, self.draws)
+        images, targets = self.batches.gather(chosen, self.draws)
         with self.context():
-            loss, logits = self.module.loss_of(images, labels)
+            loss, logits = self.module.loss_of(images, targets)
         self.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         for group, rates in zip(self.optimizer.param_groups, self.rates, strict=True):
             group["lr"].copy_(rates.index_select(0, self.position).squeeze(0))
         self.optimizer.step()
-        self._note(loss.detach(), logits.detach(), labels)
+        self._note(loss.detach(), logits.detach(), targets)
         self.position += 1
         self.slot += 1
 

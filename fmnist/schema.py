@@ -26,6 +26,7 @@ class Augment(Section):
     max_rotate_deg: float = Field(ge=0, le=180)
     max_scale: float = Field(ge=0, lt=1)
     erase_px: int = Field(ge=0, le=28)
+    cutmix: Share
     test_flip: bool
 
 

@@ -1,3 +1,6 @@
+import math
+import random
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -83,6 +86,58 @@ def test_erase_fills_exactly_the_square(images: Tensor) -> None:
     assert torch.equal(erased, expected)
 
 
+def test_cutmix_equals_pasting_slices(images: Tensor) -> None:
+    others = images.flip(0)
+    boxes = Augment(flip=False, max_shift_px=0, erase_px=0, cutmix=0.8).draw(40, 0, 0)["box"]
+    expected = images.clone()
+    for image, other, (top, left, bottom, right) in zip(
+        expected, others, boxes.tolist(), strict=True
+    ):
+        image[:, top:bottom, left:right] = other[:, top:bottom, left:right]
+    assert torch.equal(augment.cutmix(images, others, boxes), expected)
+
+
+def test_mixed_labels_are_the_shares_of_the_pixels_seen() -> None:
+    """Each image is filled with its label, so that its pixels can be counted."""
+    labels, others = torch.arange(400) % 10, torch.arange(400) // 10 % 10
+    boxes = Augment(flip=False, max_shift_px=0, erase_px=0, cutmix=0.8).draw(400, 0, 0)["box"]
+    planes = [x.byte()[:, None, None, None].expand(-1, 1, 28, 28) for x in (labels, others)]
+    mixed = augment.cutmix(*planes, boxes)
+    counts = torch.stack([image.long().flatten().bincount(minlength=10) for image in mixed])
+    targets = augment.mix_labels(labels, others, boxes, 784, 10)
+    assert torch.equal(targets, counts.float() / 784)
+    assert (targets.count_nonzero(dim=1) == 1).any()
+    assert (targets.count_nonzero(dim=1) == 2).any()
+
+
+def test_boxes_follow_the_law_of_the_paper() -> None:
+    """Their area, with the border, against a simulation of the authors' code in plain Python."""
+    policy = Augment(flip=False, max_shift_px=0, erase_px=0, cutmix=0.5)
+    draws = policy.draw(40_000, seed=0, epoch=0)
+    top, left, bottom, right = draws["box"].unbind(1)
+    assert min(top.min(), left.min()) == 0
+    assert max(bottom.max(), right.max()) == 28
+    areas = (bottom - top) * (right - left)
+    assert 0.48 < (areas > 0).float().mean() < 0.52
+    rng, simulated = random.Random(0), []
+    for _ in range(20_000):
+        side = int(28 * math.sqrt(rng.random()))
+        spans = [(m - side // 2, m - side // 2 + side) for m in rng.choices(range(28), k=2)]
+        height, width = (min(end, 28) - max(begin, 0) for begin, end in spans)
+        simulated.append(height * width)
+    for share in (0.1, 0.5, 0.9):
+        ours = areas[areas > 0].double().quantile(share)
+        assert ours == pytest.approx(sorted(simulated)[int(share * 20_000)], rel=0.06)
+
+
+def test_partners_are_those_that_may_be_mixed_in() -> None:
+    policy = Augment(flip=False, max_shift_px=0, erase_px=0, cutmix=1.0)
+    drawn = policy.draw(2000, seed=0, epoch=0, partners=torch.tensor([3, 5, 8]))["partner"]
+    assert drawn.unique().tolist() == [3, 5, 8]
+    assert drawn.bincount()[[3, 5, 8]].min() > 580
+    assert policy.draw(2000, seed=0, epoch=0)["partner"].max() > 1900
+
+
 def test_draws_depend_on_seed_epoch_and_index_alone() -> None:
     policy = Augment(flip=True, max_shift_px=2, erase_px=5)
     few, many = policy.draw(10, seed=3, epoch=4), policy.draw(10, seed=3, epoch=4)
@@ -104,6 +159,14 @@ def test_one_operation_does_not_change_the_draws_of_another() -> None:
     alone = Augment(flip=True, max_shift_px=0, erase_px=0).draw(100, seed=0, epoch=0)
     together = Augment(flip=True, max_shift_px=2, erase_px=3).draw(100, seed=0, epoch=0)
     assert torch.equal(alone["flip"], together["flip"])
+
+
+def test_words_name_what_is_on() -> None:
+    assert Augment(flip=False, max_shift_px=0, erase_px=0).words == []
+    every = Augment(True, 2, 8, max_rotate_deg=7.5, max_scale=0.1, cutmix=0.5).words
+    assert len(every) == 6
+    for number in ("1/2", "7.5°", "10%", "2 px", "8 px", "50%"):
+        assert sum(number in words for words in every) == 1
 
 
 def test_all_operations_keep_dtype_and_shape(images: Tensor) -> None:

@@ -65,6 +65,7 @@ def check_chunks(monkeypatch: pytest.MonkeyPatch, overrides: list[str]) -> None:
         ["trainer.precision=32-true", "model.dropout=0.5", "augment=strong"],
         ["optim.optimizer.decoupled_weight_decay=true", "optim.optimizer.weight_decay=0.1"],
         [*MOODY, "trainer.precision=32-true"],
+        ["augment=cutmix", "optim.label_smoothing=0.1"],
     ],
     ids=" ".join,
 )
@@ -213,9 +214,9 @@ def graphed(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
     return train_graphed
 
 
-@pytest.mark.parametrize("optimizer", ["adam", "adamw"])
+@pytest.mark.parametrize(("optimizer", "augment"), [("adam", "strong"), ("adamw", "cutmix")])
 def test_steps_of_a_graph_are_the_steps_without(
-    monkeypatch: pytest.MonkeyPatch, graphed: Callable[..., Path], optimizer: str
+    monkeypatch: pytest.MonkeyPatch, graphed: Callable[..., Path], optimizer: str, augment: str
 ) -> None:
     recorded = []
 
@@ -223,7 +224,7 @@ def test_steps_of_a_graph_are_the_steps_without(
         recorded.append(step)
         return step
 
-    words = [f"optim={optimizer}", "augment=strong", "model.dropout=0.2"]
+    words = [f"optim={optimizer}", f"augment={augment}", "model.dropout=0.2"]
     words += ["trainer.precision=32-true"]
     eager = state(train(monkeypatch, False, *words))
     ours = state(graphed(record, "trainer.log_every_n_steps=4", *words))

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchmetrics.classification import MulticlassAccuracy
 
-from fmnist import models, schedules
+from fmnist import augment, models, schedules
 from fmnist.classifier import Classifier, Tally
 from fmnist.errors import UserError
 
@@ -157,6 +157,35 @@ def test_dropout_is_a_function_of_seed_and_epoch(batches: Batches) -> None:
     torch.rand(100)
     assert torch.equal(first, weights(seed=1))
     assert not torch.equal(first, weights(seed=2))
+
+
+@pytest.mark.parametrize("label_smoothing", [0.0, 0.2])
+def test_loss_of_shares_is_the_shares_of_the_losses(
+    batches: Batches, label_smoothing: float
+) -> None:
+    module, (images, labels) = make(label_smoothing=label_smoothing), batches[0]
+    others = labels.roll(1)
+    boxes = torch.tensor([[2, 3, 20, 28]]).repeat(20, 1)
+    loss, logits = module.loss_of(images, augment.mix_labels(labels, others, boxes, 784, 10))
+    kept = 1 - 18 * 25 / 784
+    terms = [
+        F.cross_entropy(logits, label, label_smoothing=label_smoothing)
+        for label in (labels, others)
+    ]
+    torch.testing.assert_close(loss, kept * terms[0] + (1 - kept) * terms[1])
+
+
+def test_train_acc_of_mixed_images_counts_the_larger_share(batches: Batches) -> None:
+    shares = torch.tensor([0.3, 0.7])
+    mixed = []
+    for images, labels in batches:
+        targets = shares[1] * F.one_hot(labels, 10) + shares[0] * F.one_hot((labels + 1) % 10, 10)
+        mixed.append((images, targets))
+    hard, soft = make(lr=0.0), make(lr=0.0)
+    for module, items in ((hard, batches.items), (soft, mixed)):
+        trainer().fit(module, Batches(items), batches)
+    assert soft.scores["train/acc"] == hard.scores["train/acc"]
+    assert soft.scores["train/loss"] != hard.scores["train/loss"]
 
 
 def test_label_smoothing_spreads_a_share_of_the_target_in_training_alone(batches: Batches) -> None:

@@ -138,7 +138,7 @@ def test_a_number_is_a_name() -> None:
     ["trainer=cpu", "optim=adamw", "optim=sgd"]
     + [f"optim/schedule={s}" for s in ("cosine", "constant", "step")]
     + [f"model={path.stem}" for path in (CONF_DIR / "model").glob("*.yaml")]
-    + [f"augment={a}" for a in ("none", "flip", "basic", "strong")]
+    + [f"augment={path.stem}" for path in (CONF_DIR / "augment").glob("*.yaml")]
     + [f"debug={d}" for d in ("overfit", "profile", "fast")]
     + [f"logger={x}" for x in ("tensorboard", "csv", "none")]
     + [f"trainer={t}" for t in ("auto", "gpu", "ddp", "smoke")],

@@ -15,6 +15,7 @@ from fmnist.errors import UserError
 
 NONE = Augment(flip=False, max_shift_px=0, erase_px=0)
 FULL = Augment(flip=True, max_shift_px=2, erase_px=4)
+MIXED = Augment(flip=True, max_shift_px=2, erase_px=4, cutmix=0.7)
 
 
 def make(folder: Path, **changes: object) -> FashionMNISTData:
@@ -122,6 +123,46 @@ def test_fixed_order_for_overfitting(small_data: Path) -> None:
     assert torch.equal(at_epoch(loader, 0)[0][0], at_epoch(loader, 7)[0][0])
 
 
+def test_mixed_batches_are_augmented_images_with_boxes_of_others(small_data: Path) -> None:
+    """Each image, box and target, rebuilt from the batches without mixing."""
+    data = make(small_data, augment=MIXED)
+    loader = data.train_dataloader()
+    mixed = torch.cat([images for images, _ in at_epoch(loader, 3)])
+    targets = torch.cat([targets for _, targets in loader])
+    chosen, draws = loader.order[: len(mixed)], loader.draws
+    unmixed = {name: values for name, values in draws.items() if name not in ("partner", "box")}
+    alone, labels = loader.gather(torch.arange(600), unmixed)
+    num_changed = 0
+    for image, target, i in zip(mixed, targets, chosen.tolist(), strict=True):
+        partner, (top, left, bottom, right) = draws["partner"][i], draws["box"][i].tolist()
+        expected, shares = alone[i].clone(), torch.zeros(10)
+        expected[:, top:bottom, left:right] = alone[partner][:, top:bottom, left:right]
+        area = (bottom - top) * (right - left)
+        shares[labels[i]] += (784 - area) / 784
+        shares[labels[partner]] += area / 784
+        assert torch.equal(image, expected)
+        torch.testing.assert_close(target, shares)
+        num_changed += area > 0
+    assert num_changed > 250
+    assert set(draws["partner"].tolist()) <= set(data.train_indices.tolist())
+
+
+@pytest.mark.parametrize("num_ranks", [2, 3])
+def test_processes_share_out_the_same_mixed_images(num_ranks: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (90, 1, 28, 28), generator=generator, dtype=torch.uint8)
+    labels = torch.arange(90) % 10
+
+    def batches(rank: int, num_ranks: int) -> list[tuple[Tensor, Tensor]]:
+        every, ranks = torch.arange(5, 85), {"rank": rank, "num_ranks": num_ranks}
+        return list(Batches(images, labels, every, 12, seed=3, augment=MIXED, **ranks))
+
+    ranks = [batches(rank, num_ranks) for rank in range(num_ranks)]
+    for i, whole in enumerate(batches(0, 1)):
+        for part, values in enumerate(whole):
+            assert all(torch.equal(r[i][part], values[k::num_ranks]) for k, r in enumerate(ranks))
+
+
 @pytest.mark.parametrize("num_ranks", [2, 3])
 def test_processes_share_out_the_same_global_batches(num_ranks: int) -> None:
     images = torch.arange(90, dtype=torch.uint8).reshape(90, 1, 1, 1).expand(-1, 1, 28, 28)
@@ -142,9 +183,10 @@ def test_processes_share_out_the_same_global_batches(num_ranks: int) -> None:
         assert torch.equal(torch.cat([p[0] for p in parts])[order], whole[targets.argsort()])
 
 
-def test_augmentation_does_not_depend_on_the_batch_size(small_data: Path) -> None:
+@pytest.mark.parametrize("augment", [FULL, MIXED])
+def test_augmentation_does_not_depend_on_the_batch_size(small_data: Path, augment: Augment) -> None:
     def by_index(batch_size: int) -> dict[bytes, Tensor]:
-        loader = make(small_data, batch_size=batch_size, augment=FULL).train_dataloader()
+        loader = make(small_data, batch_size=batch_size, augment=augment).train_dataloader()
         plain = make(small_data, batch_size=batch_size).train_dataloader()
         pairs = zip(at_epoch(plain, 2), at_epoch(loader, 2), strict=True)
         return {

@@ -22,6 +22,7 @@ WORDS = [
     "trainer=cpu",
     "trainer.max_epochs=6",
     "augment=strong",
+    "augment.cutmix=0.5",
     "model.dropout=0.3",
     "callbacks.ema.decay=0.9",
     "callbacks.early_stopping.patience=4",
