@@ -4,6 +4,7 @@ Without pyplot: no display, no global state. A user's matplotlibrc is ignored.
 """
 
 import os
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,39 @@ def samples(images: Images, labels: Ints, class_names: Names) -> Figure:
     figure, axes, corners = _draw_images(images[:25], 5, (38, 40), "Images and their classes")
     for (x, y), label in zip(corners, labels, strict=False):
         axes.text(x + 14, y + 29.5, class_names[label], ha="center", va="top")
+    return figure
+
+
+@styled
+def augmented(
+    images: Images, labels: Ints, views: Images, shares: Floats, class_names: Names, caption: str
+) -> Figure:
+    """Show images, a row each, as they are and as the network sees them in the first epochs.
+
+    views (N, E, 28, 28); shares (N, E, K) are the targets: where a class other than the label has a
+    share, it is written below the view. `caption` is wrapped.
+    """
+    check(len(class_names), labels, images=images)
+    num_rows, num_views = views.shape[:2]
+    others = shares.copy()
+    others[np.arange(num_rows), :, labels] = 0
+    if others.any():
+        caption += " Below: another class's share of the target."
+    lines = textwrap.wrap(caption, 14 * (num_views + 1))
+    cells = np.concatenate([images.reshape(-1, 1, 28, 28), views], axis=1)
+    title, margin = "Training images as the network sees them", (9 + 6 * len(lines), 34)
+    pitch = (38 if others.any() else 33, 32)
+    figure, axes, corners = _draw_images(cells, num_views + 1, pitch, title, margin)
+    axes.text(0, 0, "\n".join(lines), va="top", linespacing=1.25, in_layout=False)
+    for (x, y), label in zip(corners[:: num_views + 1], labels, strict=True):
+        axes.text(x - 3, y + 14, class_names[label], ha="right", va="center")
+    headings = ["as it is", *(f"epoch {i + 1}" for i in range(num_views))]
+    for (x, y), heading in zip(corners, headings, strict=False):
+        axes.text(x + 14, y - 1.5, heading, ha="center", va="bottom", fontsize=8)
+    for i, j in np.argwhere(others.max(2) > 0):
+        (x, y), k = corners[i * (num_views + 1) + 1 + j], others[i, j].argmax()
+        share = f"{others[i, j, k]:.0%}" if others[i, j, k] >= 0.005 else "<1%"
+        axes.text(x + 14, y + 29.5, f"{share} {class_names[k]}", ha="center", va="top", fontsize=6)
     return figure
 
 
@@ -149,20 +183,26 @@ def _draw_outputs(images: Images, labels: Ints, probs: Floats, names: Names, tit
 
 
 def _draw_images(
-    images: Images, columns: int, pitch: tuple[int, int], title: str
+    images: Images,
+    columns: int,
+    pitch: tuple[int, int],
+    title: str,
+    margin: tuple[int, int] = (0, 0),
 ) -> tuple[Figure, Axes, NDArray[np.int64]]:
     """Lay images out in cells of `pitch` (height, width), in image pixels of 1/36 inch.
 
-    All in one axes, for speed. Returns also the images' upper left corners (x, y) in its units.
+    `margin` is free above and to the left of them. All in one axes, for speed. Returns also the
+    images' upper left corners (x, y) in its units.
     """
+    images = images.reshape(-1, 28, 28)
     rows = -(-len(images) // columns)
-    height, width = max(1, pitch[0] * rows - 3), pitch[1] * columns
+    height, width = margin[0] + max(1, pitch[0] * rows - 3), margin[1] + pitch[1] * columns
     grid = np.indices((rows, columns)).reshape(2, -1)[::-1, : len(images)].T
-    corners = grid * pitch[::-1] + [(pitch[1] - 28) // 2 if pitch[1] < 56 else 1, 1]
+    corners = grid * pitch[::-1] + [(pitch[1] - 28) // 2 if pitch[1] < 56 else 1, 1] + margin[::-1]
     figure = Figure((width / 36 + 0.14, height / 36 + 0.4), DPI, layout="constrained")
     axes = figure.subplots()
     canvas = np.zeros((height, width), np.uint8)
-    for (x, y), image in zip(corners, images.reshape(-1, 28, 28), strict=True):
+    for (x, y), image in zip(corners, images, strict=True):
         canvas[y : y + 28, x : x + 28] = image
         axes.add_patch(Rectangle((x, y), 28, 28, fill=False, edgecolor=PALE))
     axes.imshow(canvas, cmap="gray_r", vmin=0, vmax=255, extent=(0, width, height, 0))

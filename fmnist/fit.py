@@ -162,6 +162,7 @@ class _Fit:
         gallery = Gallery(folder, which, CLASSES, self.events)
         images, labels = self.data.arrays("train")
         gallery.training(images[:200], labels[:200], rows, best_epoch)
+        gallery.augmented(self.data.train_dataloader())
         split = self._split_to_show()
         if split == "test" or (split == "val" and self.config["figures"] == "all"):
             scores |= self._evaluate(split)

@@ -34,7 +34,10 @@ SHORT = [  # ten steps an epoch
 SWEEP = [TRAIN, "-m", *SHORT, "model=cnn,mlp", "seed=0,1", "figures=all", "name=s"]
 STEPS = list(range(1, 21))
 CURVES = ("train/loss", "train/acc", "val/loss", "val/acc", "lr")
-FIGURES = ("samples", "curves", "predictions", "mistakes", "confusion", "reliability")
+FIGURES = (
+    *("samples", "augmented", "curves"),
+    *("predictions", "mistakes", "confusion", "reliability"),
+)
 CELLS = """grid => [...grid.shadowRoot.querySelectorAll("thead tr, tbody tr")]
     .filter(row => row.getBoundingClientRect().height > 0)
     .map(row => [...row.children].filter(cell => !cell.part.contains("details-cell"))

@@ -14,8 +14,10 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
 from fmnist import CLASSES, charts, figures
+from fmnist.augment import Augment
 
 LONGEST = ["Ankle boot", "T-shirt/top"] * 5
+CAPTION = ", ".join(Augment(True, 27, 28, 179.5, 0.999, 0.125).words) + "."
 
 
 # The helper can fail.
@@ -102,6 +104,48 @@ def test_samples_show_the_first_25_images():
     figure = figures.samples(images, labels, CLASSES)
     assert np.array_equal(drawn_images(figure, 25, 6, (38, 40)), images[:25, 0])
     assert len(figure.axes[0].texts) == 25
+
+
+def make_views(num, num_views=8, num_classes=10, mixed=True, seed=0):
+    rng = np.random.default_rng(seed)
+    views = rng.integers(0, 256, (num, num_views, 28, 28), dtype=np.uint8)
+    images, labels, _ = make_outputs(num, num_classes, seed)
+    shares = np.zeros((num, num_views, num_classes), np.float32)
+    weights = rng.choice([0.0, 0.001, 0.25, 0.994], (num, num_views)) * mixed
+    rows, columns = np.indices(weights.shape)
+    shares[rows, columns, labels[:, None]] = 1 - weights
+    shares[rows, columns, (labels[:, None] + 1) % num_classes] = weights
+    return images, labels, views, shares
+
+
+@pytest.mark.parametrize("mixed", [True, False])
+@pytest.mark.parametrize("num", [1, 10])
+def test_augmented_shows_each_image_beside_its_views(num, mixed):
+    images, labels, views, shares = make_views(num, mixed=mixed)
+    figure = figures.augmented(images, labels, views, shares, LONGEST, CAPTION)
+    assert_no_overlaps(figure)
+    axes = figure.axes[0]
+    mosaic = axes.images[0].get_array()
+    frames = [tuple(map(int, patch.get_xy())) for patch in axes.patches]
+    drawn = np.stack([mosaic[y : y + 28, x : x + 28] for x, y in frames])
+    expected = np.concatenate([images, views], axis=1)
+    assert np.array_equal(drawn.reshape(expected.shape), expected)
+    assert len({y for _, y in frames}) == num
+
+
+def test_augmented_says_what_was_done_and_what_is_mixed_in():
+    images, labels, views, shares = make_views(10)
+    written = texts(figures.augmented(images, labels, views, shares, CLASSES, CAPTION))
+    assert " ".join(written[0].split()).startswith(CAPTION)
+    assert written[1:11] == [CLASSES[label] for label in labels]
+    assert written[11:20] == ["as it is", *(f"epoch {i}" for i in range(1, 9))]
+    expected = []
+    for label, row in zip(labels, shares, strict=True):
+        for share in 1 - row[:, label]:
+            if share > 0:
+                rounded = {0.001: "<1%", 0.25: "25%", 0.994: "99%"}[round(float(share), 3)]
+                expected.append(f"{rounded} {CLASSES[(label + 1) % 10]}")
+    assert written[20:-1] == expected
 
 
 def test_shapes_with_and_without_a_channel_draw_the_same():

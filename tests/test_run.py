@@ -26,6 +26,7 @@ EVERYTHING = [  # all that resuming has to carry
     *FAST,
     "trainer.max_epochs=4",
     "augment=strong",
+    "augment.cutmix=0.5",
     "model.dropout=0.3",
     "callbacks.early_stopping.patience=3",
     "figures=none",
@@ -92,6 +93,7 @@ def test_run_leaves_what_the_contract_says(finished: Path) -> None:
             f"figures/{name}.png"
             for name in (
                 "samples",
+                "augmented",
                 "curves",
                 "predictions",
                 "mistakes",
@@ -148,7 +150,10 @@ def test_tensorboard_has_scalars_images_and_the_config(finished: Path) -> None:
     )
     assert set(tags["images"]) == {
         f"figures/{name}"
-        for name in ("samples", "curves", "predictions", "mistakes", "confusion", "reliability")
+        for name in (
+            *("samples", "augmented", "curves"),
+            *("predictions", "mistakes", "confusion", "reliability"),
+        )
     }
     assert "config/text_summary" in tags["tensors"]
     for name, score in record.read(finished).scores.items():

@@ -21,7 +21,7 @@ TEMPLATE = Path(__file__).with_name("page.html")
 NUM_RUNS = 3  # whose figures are shown
 MAX_BYTES = 8_000_000  # of all figures together
 PNG = b"\x89PNG\r\n\x1a\n"
-FIGURES = ("curves", "confusion", "mistakes", "predictions", "reliability", "samples")
+FIGURES = ("curves", "confusion", "mistakes", "predictions", "reliability", "samples", "augmented")
 LONG = ("run", "error", "note")  # columns whose texts wrap
 _FIRST_DOWN = ("acc", "images_per_s")  # columns whose largest values come first
 
