@@ -26,7 +26,8 @@ from fmnist.augment import Augment
 from fmnist.classifier import Classifier, Schedule
 from fmnist.data import FashionMNISTData
 from fmnist.errors import UsageError
-from fmnist.models import NUM_CLASSES
+from fmnist.finetuning import Finetuning
+from fmnist.models import NUM_CLASSES, last_layer
 
 # What Lightning and torch say to people who did nothing wrong; each with its reason.
 QUIET = (
@@ -105,14 +106,23 @@ def _check_own_network(net: nn.Module) -> None:
 
 
 def classifier(config: Mapping[str, Any]) -> Classifier:
-    optim = config["optim"]
+    optim, built = config["optim"], net(config)
+    finetuning = config["callbacks"]["finetuning"]
+    if has_backbone := finetuning["frozen_epochs"] is not None:
+        try:
+            last_layer(built)
+        except ValueError as error:
+            raise UsageError(
+                f"callbacks.finetuning: {error} Set callbacks.finetuning.frozen_epochs=null."
+            ) from None
     return Classifier(
-        net=net(config),
+        net=built,
         optimizer=_instantiate("optim.optimizer", {**optim["optimizer"], "_partial_": True}),
         lr=optim["lr"],
         schedule=_schedule(optim["schedule"]),
         label_smoothing=optim["label_smoothing"],
         decays_all=optim["decay"] == "all",
+        backbone_ratio=finetuning["lr_ratio"] if has_backbone else None,
         seed=config["seed"],
         test_flip=config["augment"]["test_flip"],
     )
@@ -139,7 +149,13 @@ def check_trainer(config: Mapping[str, Any]) -> None:
             f"trainer.accelerator={accelerator} needs a {kind}, and torch {torch.__version__} "
             "finds none here. Use trainer=cpu or trainer=auto, or check the driver with nvidia-smi."
         )
-    trainer(config, Path(), [], None)
+    num_processes = trainer(config, Path(), [], None).world_size
+    if config["callbacks"]["finetuning"]["frozen_epochs"] and num_processes > 1:
+        # DDP decides at its start which gradients it averages.
+        raise UsageError(
+            "callbacks.finetuning.frozen_epochs must be null or 0 where several processes train, "
+            f"got {num_processes} of them. Use trainer=gpu, or freeze nothing."
+        )
 
 
 def trainer(
@@ -190,6 +206,8 @@ def _chosen_callbacks(config: Mapping[str, Any]) -> list[pl.Callback]:
         chosen.append(EarlyStopping(config["metric"], mode=mode, **values["early_stopping"]))
     if values["ema"]["decay"] is not None:
         chosen.append(EMAWeightAveraging(decay=values["ema"]["decay"]))
+    if values["finetuning"]["frozen_epochs"]:
+        chosen.append(Finetuning(values["finetuning"]["frozen_epochs"]))
     return chosen
 
 

@@ -173,7 +173,8 @@ class LeanUpdate:
         given = [weight.grad is not None for weight in self.weights]
         if given != self.given:
             self.optimizer.step()  # makes the state of what has none yet
-            self.groups = [self._tensors(group) for group in self.optimizer.param_groups]
+            found = [self._tensors(group) for group in self.optimizer.param_groups]
+            self.groups = [part for part in found if part[1]]  # the kernel takes no empty lists
             self.given = given
             return
         for group, weights, (firsts, seconds, counts) in self.groups:

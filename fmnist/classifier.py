@@ -18,6 +18,7 @@ from torchmetrics import Metric
 
 from fmnist import seeds
 from fmnist.errors import UserError
+from fmnist.models import last_layer
 
 Schedule = Callable[[float], float]
 Step = tuple[Tensor, Tensor, Tensor]  # loss, logits (B, K), labels (B,) or targets (B, K)
@@ -61,7 +62,9 @@ class Classifier(pl.LightningModule):
     `lr` is the peak learning rate, `schedule` its factor at a point 0..1 of the training. Dropout
     is seeded by (seed, epoch). `test_flip` averages predictions over an image and its mirror image.
     `label_smoothing` is the share of a target that is spread over all classes (Szegedy et al. 2015,
-    arXiv:1512.00567). Without `decays_all`, weight decay spares biases and norms.
+    arXiv:1512.00567). Without `decays_all`, weight decay spares biases and norms. `backbone_ratio`
+    is the learning rate of all but the last layer as a share of `lr`; None is for a network whose
+    last layer need not be known.
     `scores` holds `split/loss` and `split/acc` of the current epoch; where images are mixed,
     `train/acc` counts the class with the larger share, of equal ones the first.
     """
@@ -76,6 +79,7 @@ class Classifier(pl.LightningModule):
         test_flip: bool,
         label_smoothing: float = 0.0,
         decays_all: bool = True,
+        backbone_ratio: float | None = None,
     ) -> None:
         super().__init__()
         self.net = net
@@ -86,6 +90,7 @@ class Classifier(pl.LightningModule):
         self.test_flip = test_flip
         self.label_smoothing = label_smoothing
         self.decays_all = decays_all
+        self.backbone_ratio = backbone_ratio
         self.tallies = nn.ModuleDict({f"{s}_split": Tally() for s in ("train", "val", "test")})
         self.scores: dict[str, float] = {}
         self._steps: list[Step] = []  # not yet counted
@@ -103,14 +108,23 @@ class Classifier(pl.LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         optimizer = self.optimizer_factory(self.net.parameters(), lr=self.lr)
-        if not self.decays_all and optimizer.defaults.get("weight_decay"):
-            optimizer = self.optimizer_factory(_groups(self.net), lr=self.lr)
+        spares = not self.decays_all and bool(optimizer.defaults.get("weight_decay"))
+        if spares or self.backbone_ratio is not None:
+            optimizer = self.optimizer_factory(self._groups(spares), lr=self.lr)
         last_step = max(int(self.trainer.estimated_stepping_batches) - 1, 1)
         scheduler = LambdaLR(optimizer, lambda step: self.schedule(min(step / last_step, 1.0)))
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
         }
+
+    def _groups(self, spares: bool) -> list[dict[str, Any]]:
+        groups: list[dict[str, Any]] = [{"params": list(self.net.parameters())}]
+        if self.backbone_ratio is not None:
+            groups = _apart(self.net, self.lr * self.backbone_ratio)
+        if spares:
+            groups = [part for group in groups for part in _sparing(group)]
+        return [group for group in groups if group["params"]]
 
     def configure_gradient_clipping(
         self,
@@ -235,9 +249,19 @@ class Classifier(pl.LightningModule):
             )
 
 
-def _groups(net: nn.Module) -> list[dict[str, Any]]:
-    """Return groups of parameters: weights, which decay, and biases and norms, which do not."""
-    weights = [p for p in net.parameters() if p.ndim > 1]
-    others = [p for p in net.parameters() if p.ndim <= 1]
-    groups: list[dict[str, Any]] = [{"params": weights}, {"params": others, "weight_decay": 0.0}]
-    return [group for group in groups if group["params"]]
+def _apart(net: nn.Module, backbone_lr: float) -> list[dict[str, Any]]:
+    """Return groups of parameters: the last layer's, and all others, which learn at their rate.
+
+    The backbone is in the optimizer also while it is frozen: without gradients it is passed over,
+    decay included, and the groups of every checkpoint are the same.
+    """
+    head = list(last_layer(net)[1].parameters())
+    backbone = [p for p in net.parameters() if all(p is not own for own in head)]
+    return [{"params": head}, {"params": backbone, "lr": backbone_lr}]
+
+
+def _sparing(group: dict[str, Any]) -> list[dict[str, Any]]:
+    """Split a group of parameters: weights, which decay, and biases and norms, which do not."""
+    weights = [p for p in group["params"] if p.ndim > 1]
+    others = [p for p in group["params"] if p.ndim <= 1]
+    return [{**group, "params": weights}, {**group, "params": others, "weight_decay": 0.0}]

@@ -65,7 +65,7 @@ class GraphedSteps:
     Once an epoch: the order, the augmentation's draws and the learning rates. Every step: the
     number of the batch, which a step itself moves on. The first `NUM_EAGER` steps run as they are:
     they train as any other, and make what a capture must find made (CUDA's libraries, gradients,
-    the optimizer's state).
+    the optimizer's state). So do those after weights were frozen or freed between two epochs.
     """
 
     NUM_EAGER = 3
@@ -100,6 +100,7 @@ class GraphedSteps:
         self.seen: list[Tensor] = []  # losses (n,), logits (n, B, K), targets (n, ...) of a chunk
         self.num_done = 0
         self.replay: Replay | None = None
+        self.learning: list[bool] = []  # which weights do
 
     def run(self, begin: int, end: int) -> tuple[int, Tensor, Batch]:
         end = min(end, begin + self.MAX_STEPS)
@@ -136,6 +137,9 @@ class GraphedSteps:
             return self._step
 
     def _load_epoch(self) -> None:
+        learning = [weight.requires_grad for weight in self.module.parameters()]
+        if learning != self.learning:
+            self.learning, self.replay, self.num_done = learning, None, 0
         self.order.copy_(self.batches.order)
         for name, values in self.batches.draws.items():
             self.draws[name].copy_(values)

@@ -202,6 +202,28 @@ def wide_resnet(depth: int, width: int, dropout: float) -> nn.Sequential:
     return net
 
 
+def last_layer(net: nn.Module) -> tuple[str, nn.Linear | nn.Conv2d]:
+    """Return the name and the module of the layer that gives the logits: the last with weights.
+
+    In torchvision `fc`, `head`, `heads.head`, `classifier` or something in it. Raises ValueError
+    where the last layer is none of 10 classes.
+    """
+    layers = [
+        (name, layer)
+        for name, layer in net.named_modules()
+        if next(layer.parameters(recurse=False), None) is not None
+    ]
+    name, layer = layers[-1] if layers else ("", net)
+    if isinstance(layer, nn.Linear) and layer.out_features == NUM_CLASSES:
+        return name, layer
+    if isinstance(layer, nn.Conv2d) and layer.out_channels == NUM_CLASSES:
+        return name, layer
+    raise ValueError(
+        f"the last layer of {type(net).__name__} that has weights, {name or 'none'}, must be a "
+        f"Linear or Conv2d with {NUM_CLASSES} outputs, got {type(layer).__name__}."
+    )
+
+
 def _initialised(net: Net, init: Init) -> Net:
     """Apply Keras's defaults (Glorot & Bengio 2010 uniform, zero biases), or keep PyTorch's."""
     if init == "keras":

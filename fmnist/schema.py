@@ -47,9 +47,15 @@ class Ema(Section):
     decay: Annotated[float, Field(gt=0, lt=1)] | None
 
 
+class Finetuning(Section):
+    frozen_epochs: Annotated[int, Field(ge=0)] | None
+    lr_ratio: Annotated[float, Field(gt=0, le=1)]
+
+
 class Callbacks(Section):
     early_stopping: EarlyStopping
     ema: Ema
+    finetuning: Finetuning
 
 
 class Logger(Section):

@@ -66,6 +66,7 @@ def check_chunks(monkeypatch: pytest.MonkeyPatch, overrides: list[str]) -> None:
         ["optim.optimizer.decoupled_weight_decay=true", "optim.optimizer.weight_decay=0.1"],
         [*MOODY, "trainer.precision=32-true"],
         ["augment=cutmix", "optim.label_smoothing=0.1"],
+        ["callbacks.finetuning.frozen_epochs=1", "optim=adamw", "trainer.log_every_n_steps=4"],
     ],
     ids=" ".join,
 )
@@ -241,6 +242,23 @@ def test_steps_of_a_graph_are_the_steps_without(
     for row, other in zip(rows, other_rows, strict=True):
         for key in ("train/acc", "train/loss", "lr"):
             assert row[key] == pytest.approx(other[key], rel=1e-4)
+
+
+def test_a_graph_is_made_anew_when_the_backbone_is_freed(
+    monkeypatch: pytest.MonkeyPatch, graphed: Callable[..., Path]
+) -> None:
+    recorded = []
+
+    def record(step: Replay) -> Replay:
+        recorded.append(step)
+        return step
+
+    words = ["callbacks.finetuning.frozen_epochs=1", "optim=adamw", "trainer.precision=32-true"]
+    eager = state(train(monkeypatch, False, *words))
+    ours = state(graphed(record, *words))
+    assert len(recorded) == 2
+    for name, weights in eager["state_dict"].items():
+        torch.testing.assert_close(ours["state_dict"][name], weights, rtol=1e-3, atol=1e-3)
 
 
 def test_a_network_that_cannot_be_recorded_trains_without(
