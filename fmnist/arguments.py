@@ -64,6 +64,14 @@ class Torchvision(Section):
     size_px: int = Field(ge=28, le=512)
 
 
+class Transfer(Section):
+    arch: str | None
+    weights: Annotated[str, Field(min_length=1)] | None
+    size_px: Annotated[int, Field(ge=28, le=512)] | None
+    mean: Annotated[list[Share], Field(min_length=1)] | None
+    std: Annotated[list[Annotated[float, Field(gt=0, le=1)]], Field(min_length=1)] | None
+
+
 class AdamW(Section):
     betas: Betas
     eps: Positive
@@ -116,6 +124,7 @@ MODELS: dict[str, type[Section]] = {
     "fmnist.vision.resnet18": Resnet18,
     "fmnist.vision.mobilenet_v3": MobilenetV3,
     "fmnist.vision.classifier": Torchvision,
+    "fmnist.vision.transfer": Transfer,
 }
 OPTIMIZERS: dict[str, type[Section]] = {
     "torch.optim.Adam": Adam,

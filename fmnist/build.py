@@ -59,14 +59,19 @@ def data(config: Mapping[str, Any]) -> FashionMNISTData:
     )
 
 
-def net(config: Mapping[str, Any]) -> nn.Module:
-    """Build the network with weights drawn from `seed`, leaving the global generator as it was."""
+def net(config: Mapping[str, Any], weights: Mapping[str, Any] | None = None) -> nn.Module:
+    """Build the network with weights drawn from `seed`, leaving the global generator as it was.
+
+    `weights` is what the run's record tells of those it started from: another run's are for the
+    network of that run.
+    """
+    values = (weights or {}).get("network") or config["model"]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seeds.derive(config["seed"], "weights"))
-        if config["model"]["_target_"] not in arguments.MODELS:
-            _check_own_class(config["model"]["_target_"])
-        built: nn.Module = _instantiate("model", config["model"])
-    if config["model"]["_target_"] not in arguments.MODELS:
+        if values["_target_"] not in arguments.MODELS:
+            _check_own_class(values["_target_"])
+        built: nn.Module = _instantiate("model", values)
+    if values["_target_"] not in arguments.MODELS:
         _check_own_network(built)
     # Convolutions on the CPU take a third less time in this layout (2 cores, AVX-512, 2026-11-22).
     return built.to(memory_format=torch.channels_last)
@@ -105,8 +110,9 @@ def _check_own_network(net: nn.Module) -> None:
         )
 
 
-def classifier(config: Mapping[str, Any]) -> Classifier:
-    optim, built = config["optim"], net(config)
+def classifier(config: Mapping[str, Any], weights: Mapping[str, Any] | None = None) -> Classifier:
+    """Build what trains and predicts; `weights` as for `net`."""
+    optim, built = config["optim"], net(config, weights)
     finetuning = config["callbacks"]["finetuning"]
     if has_backbone := finetuning["frozen_epochs"] is not None:
         try:

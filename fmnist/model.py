@@ -125,7 +125,7 @@ def load_model(folder: Path) -> Model:
         )
     try:
         values = config.revive(run.data["config"], run.data["overrides"])
-        classifier = build.classifier(values)
+        classifier = build.classifier(values, run.data.get("weights"))
     except UsageError as error:
         raise UserError(f"{folder / record.RECORD}: {error}") from None
     try:

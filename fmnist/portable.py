@@ -45,7 +45,7 @@ def trace(model: Model) -> ExportedProgram:
     Raises UserError for a network whose Python code torch cannot follow.
     """
     # A copy, as weights in channels_last have no place in a file.
-    classifier = build.classifier(model.config)
+    classifier = build.classifier(model.config, model.run.data.get("weights"))
     classifier.load_state_dict(model.classifier.state_dict())
     classifier.to(memory_format=torch.contiguous_format)
     predictor = _Predictor(classifier).eval().requires_grad_(False)

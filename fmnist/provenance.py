@@ -21,6 +21,7 @@ _FACTS: dict[str, type] = {
     "device": str,
     "precision": str,
     "versions": dict,
+    "weights": dict,
 }
 _PRIVATE = ("data.dir", "data.source", "note")  # of the config
 _NOT_TRAINED = ("name", "figures", "checkpoints", "test", *_PRIVATE)
@@ -32,6 +33,7 @@ _PATH = re.compile(  # file:///x, /x/y, ~/x, C:\\x; its last part is the group
 def facts(run: record.Record) -> dict[str, Any]:
     """Return what the record tells beside config and scores, where it is of its kind."""
     known = {key: fact(run.data.get(key), kind) for key, kind in _FACTS.items()}
+    known["weights"] = without_places(known["weights"])
     return {key: value for key, value in known.items() if value is not None}
 
 

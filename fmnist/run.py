@@ -67,7 +67,8 @@ def train(
     from fmnist import build
 
     with build.isolated():
-        return _start(config, overrides, place, bool(name or folder), monitor)
+        goes_on = decision == "resume"
+        return _start(config, overrides, place, bool(name or folder), goes_on, monitor)
 
 
 def _start(
@@ -75,14 +76,17 @@ def _start(
     overrides: Sequence[str],
     place: Path | None,
     is_named: bool,
+    goes_on: bool,
     monitor: record.Monitor | None,
 ) -> record.Record:
     """Build all that can fail, claim the folder `place` or a new one, and train in it."""
-    from fmnist import build
+    from fmnist import build, weights
 
     with build.quiet():
         build.check_trainer(config)
-    module, data = build.classifier(config), build.data(config)
+    data = build.data(config)
+    begun = record.read(place).data if place and goes_on else None
+    module, taken = weights.begin(config, begun)
     data.prepare_data()
     place = place or record.claim(RUNS, None, config["model"]["_target_"].rpartition(".")[2])
     record.claim(place.parent, place.name, "")
@@ -92,6 +96,8 @@ def _start(
         if decision == "finished":  # by another process, just now
             return record.read(place)
         run = record.open_record(place, config, overrides)
+        if taken:
+            run.data["weights"] = taken
         if place.parent == RUNS:
             record.point_latest(place)
         with contextlib.nullcontext() if is_named else _resume_line(place):
@@ -160,7 +166,7 @@ def _follow(config: dict[str, Any]) -> record.Record:
     data.prepare_data()
     run = record.read(Path(os.environ[FOLDER_VARIABLE]))
     run.writes = False
-    fit(run, config, data, build.classifier(config), None)
+    fit(run, config, data, build.classifier(config, run.data.get("weights")), None)
     return run
 
 

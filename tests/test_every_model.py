@@ -16,6 +16,10 @@ FEW = [
 SMALLER = {
     "mobilenet_v3": ["model.size=small"],
     "torchvision": ["model.arch=squeezenet1_1"],
+    "transfer": [
+        *("model.arch=squeezenet1_1", "model.size_px=40", "model.weights=null"),
+        "callbacks.finetuning.frozen_epochs=1",
+    ],
     "wide_resnet": ["model.depth=10", "model.width=1"],
 }
 

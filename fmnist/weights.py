@@ -1,0 +1,272 @@
+"""The weights that a run of model=transfer starts from: torchvision's, a file's or another run's.
+
+Only the start of a run reads them. What run.json keeps (name, sha256, the network of a run) and the
+run's own checkpoints are all that resuming and loading need.
+"""
+
+import contextlib
+import hashlib
+import re
+import socket
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import urlparse
+
+import torch
+from torch import Tensor, nn
+from torchvision import models
+
+from fmnist import build
+from fmnist.classifier import Classifier
+from fmnist.errors import UsageError, UserError
+from fmnist.messages import suggest
+from fmnist.model import load_model
+from fmnist.models import last_layer
+from fmnist.vision import DEFAULT_ARCH
+
+TARGET = "fmnist.vision.transfer"
+TIMEOUT_S = 30  # of a download, without a sign of life
+SUFFIXES = (".pth", ".pt", ".ckpt")
+_WRAPPERS = ("state_dict", "model")  # where checkpoints of Lightning and torchvision keep theirs
+_AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")  # heads of GoogLeNet and Inception, training only
+_OLD_DENSENET = re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.(?=[12]\.)")  # as torchvision's
+State = dict[str, Tensor]
+
+
+class Given(NamedTuple):
+    """Weights by the names they have in the network, and what the record tells of them."""
+
+    state: State
+    facts: dict[str, Any]
+
+
+def begin(
+    config: Mapping[str, Any], begun: Mapping[str, Any] | None
+) -> tuple[Classifier, dict[str, Any] | None]:
+    """Build what trains, with the weights it starts from, and return what to record of those.
+
+    `begun` is the record of a run that goes on from its checkpoint: then nothing is read here.
+
+    Raises:
+        UsageError: there are no such weights, or they are not for this network.
+        UserError: they cannot be downloaded or read.
+    """
+    model = config["model"]
+    if begun is not None:
+        return build.classifier(config, begun.get("weights")), None
+    if model["_target_"] != TARGET or model["weights"] is None:
+        return build.classifier(config), None
+    path = Path(model["weights"]).expanduser()
+    if path.is_dir():
+        given = _of_run(model, path)
+        module = build.classifier(config, given.facts)
+    else:
+        module = build.classifier(config)
+        given = _of_torchvision_or_file(model, path, module.net)
+    module.net.load_state_dict(given.state, strict=False)  # lacks the last layer, which is new
+    return module, given.facts
+
+
+def _of_torchvision_or_file(model: Mapping[str, Any], path: Path, net: nn.Module) -> Given:
+    typed, arch = model["weights"], model["arch"] or DEFAULT_ARCH
+    kind = models.get_model_weights(arch)
+    entries = dict(kind.__members__)
+    name = typed.removeprefix(f"{kind.__name__}.")
+    if name in entries:
+        return _of_torchvision(arch, entries[name], model, net)
+    if path.is_file():
+        return _of_file(arch, path, model, net)
+    if "/" in typed or typed.endswith(SUFFIXES):
+        raise UsageError(f"model.weights={typed}: there is no such file or run folder here.")
+    raise UsageError(
+        f"model.weights={typed} is no file or run folder here, and no weights of {arch}."
+        f"{suggest(typed, entries)}"
+    )
+
+
+def _of_torchvision(arch: str, entry: Any, model: Mapping[str, Any], net: nn.Module) -> Given:
+    """Take the weights from torchvision's folder, downloaded if they are not there."""
+    name, url = f"{type(entry).__name__}.{entry.name}", entry.url
+    file = Path(urlparse(url).path).name
+    path = Path(torch.hub.get_dir()) / "checkpoints" / file
+    try:
+        with _downloading():
+            theirs = models.get_model(arch, weights=entry, progress=sys.stderr.isatty())
+    except Exception as error:  # of urllib, a socket, the disk; torch's half a dozen
+        if path.exists():
+            raise _damaged(path, _first(error)) from None
+        raise UserError(
+            f"Cannot download model.weights={name} ({_first(error)}). Fetch {url} elsewhere and "
+            f"put it into {path.parent}, or say model.weights=PATH/{file}."
+        ) from None
+    digest = _sha256(path)
+    prefix = re.search(r"-([0-9a-f]{8,})\.", file)
+    if prefix and not digest.startswith(prefix[1]):
+        raise _damaged(path, f"its sha256 does not begin with {prefix[1]}")
+    preset = entry.transforms()
+    state = _fitting(theirs.state_dict(), arch, model, net)
+    state |= _statistics(
+        model, {"mean": torch.tensor(preset.mean), "std": torch.tensor(preset.std)}
+    )
+    return Given(state, {"source": "torchvision", "name": name, "file": file, "sha256": digest})
+
+
+def _damaged(path: Path, reason: str) -> UserError:
+    return UserError(
+        f"{path} is damaged ({reason}). Delete it, then type the same line again: it is fetched "
+        "anew."
+    )
+
+
+@contextlib.contextmanager
+def _downloading() -> Iterator[None]:
+    """Keep stdout for answers, and let a server that says nothing be an error."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(TIMEOUT_S)
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+    finally:
+        socket.setdefaulttimeout(before)
+
+
+def _of_file(arch: str, path: Path, model: Mapping[str, Any], net: nn.Module) -> Given:
+    """Take the weights of a state_dict, as it is or in a checkpoint of Lightning, torchvision's."""
+    typed = model["weights"]
+    try:
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises half a dozen types for a damaged or foreign file
+        if "GLOBAL" in str(error):  # as torch names what the pickle would call
+            raise UserError(
+                f"model.weights={typed} holds other objects than tensors, and code that makes them "
+                "is not run. Save the state_dict alone: torch.save(net.state_dict(), PATH)."
+            ) from None
+        raise UserError(
+            f"model.weights={typed} is damaged or no file of torch.save ({_first(error)}). Fetch "
+            "it again."
+        ) from None
+    for key in _WRAPPERS:
+        if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping):
+            loaded = loaded[key]
+    if not isinstance(loaded, Mapping):
+        raise UserError(
+            f"model.weights={typed} holds no state_dict, but a {type(loaded).__name__}."
+        )
+    state = {str(k): v for k, v in loaded.items() if isinstance(v, Tensor)}
+    prefix = _prefix(state, net.get_submodule("net"))
+    inner = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+    own, outer = {}, prefix.removesuffix("net.")  # of a checkpoint of ours
+    if f"{outer}normalise.mean" in state:
+        own = {k: state[f"{outer}normalise.{k}"].flatten() for k in ("mean", "std")}
+    elif f"{outer}colour.scale.divisor" in state:  # -1..1
+        own = dict.fromkeys(("mean", "std"), torch.full((3,), 0.5))
+    taken = _fitting({_OLD_DENSENET.sub(r"\1", k): v for k, v in inner.items()}, arch, model, net)
+    facts = {"source": "file", "name": typed, "file": path.name, "sha256": _sha256(path)}
+    return Given(taken | _statistics(model, own), facts)
+
+
+def _prefix(state: State, net: nn.Module) -> str:
+    """Return what stands before the names of `net` in `state`, such as `module.`."""
+    names = [name for name, _ in net.named_parameters()]
+    ends = {key[: -len(names[0])] for key in state if f".{key}".endswith(f".{names[0]}")}
+    return max(sorted(ends), key=lambda e: sum(e + n in state for n in names), default="")
+
+
+def _fitting(state: State, arch: str, model: Mapping[str, Any], net: nn.Module) -> State:
+    """Return the weights of torchvision's `arch` in `state` by their names in `net`, less the last.
+
+    Raises UsageError where they are those of another network.
+    """
+    inner = net.get_submodule("net")
+    head = last_layer(inner)[0] + "."
+    wanted = {k: v for k, v in inner.state_dict().items() if not k.startswith(head)}
+    found = {k: v for k, v in state.items() if not k.startswith((head, *_AUXILIARY))}
+    missing = [k for k in wanted if k not in found and not k.endswith("num_batches_tracked")]
+    strange = [k for k in found if k not in wanted]
+    differing = [k for k in wanted if k in found and found[k].shape != wanted[k].shape]
+    says = f"model.weights={model['weights']} does not fit {arch}: "
+    if missing or strange:
+        what = f"{missing[0]} is missing" if missing else f"{strange[0]} is not in it"
+        raise UsageError(f"{says}{what}. Set model.arch to the network they are of.")
+    if differing:
+        name = differing[0]
+        shapes = f"{name} is {tuple(found[name].shape)}, not {tuple(wanted[name].shape)}"
+        raise UsageError(f"{says}{shapes}. {_remedy(name, found[name], wanted[name])}")
+    if bad := [k for k, v in found.items() if v.is_floating_point() and not v.isfinite().all()]:
+        raise UserError(f"{says}{bad[0]} holds values that are not finite. Take other weights.")
+    return {f"net.{k}": v for k, v in found.items()}
+
+
+def _remedy(name: str, found: Tensor, wanted: Tensor) -> str:
+    """Say what to do about a weight of another shape."""
+    if "position" in name or name.endswith("pos_embedding"):
+        return "Set model.size_px to that of the weights, 224 for most."
+    if (
+        found.ndim == wanted.ndim == 4
+        and found.shape[2:] == wanted.shape[2:]
+        and (found.shape[0] == wanted.shape[0])
+    ):
+        return (
+            f"For images of {found.shape[1]} channels give that many values to model.mean and "
+            "model.std."
+        )
+    return "Set model.arch to the network they are of."
+
+
+def _statistics(model: Mapping[str, Any], own: State) -> State:
+    """Return the first layer's mean and std: what the config says, else the weights' own if any."""
+    return {
+        f"normalise.{name}": value.view(1, -1, 1, 1)
+        for name, value in own.items()
+        if model[name] is None
+    }
+
+
+def _of_run(model: Mapping[str, Any], folder: Path) -> Given:
+    """Take the network of another run, first layer included; only the last layer is new."""
+    typed = model["weights"]
+    try:
+        source = load_model(folder)
+    except UserError as error:
+        raise UserError(f"model.weights={typed}: {error}") from None
+    network = (source.run.data.get("weights") or {}).get("network") or source.config["model"]
+    network = {**network, **({"weights": None} if network["_target_"] == TARGET else {})}
+    if given := [key for key in ("size_px", "mean", "std") if model[key] is not None]:
+        raise UsageError(
+            f"model.{given[0]} must be null where model.weights={typed} is a run, whose own first "
+            "layer is taken."
+        )
+    if model["arch"] not in (None, arch := _arch(network)):
+        raise UsageError(
+            f"model.weights={typed} is a run of {arch}, not of model.arch={model['arch']}. "
+            "Leave model.arch out, or take other weights."
+        )
+    net = source.classifier.net
+    try:
+        head = last_layer(net)[0]
+    except ValueError as error:
+        raise UsageError(f"model.weights={typed}: {error} Take another run.") from None
+    state = {k: v for k, v in net.state_dict().items() if not k.startswith(f"{head}.")}
+    digest = _sha256(folder / "checkpoints" / "best.ckpt")
+    facts = {"source": "run", "name": typed, "file": "best.ckpt", "sha256": digest}
+    return Given(state, {**facts, "network": network})
+
+
+def _arch(network: Mapping[str, Any]) -> str:
+    """Name a network as torchvision does where it is one of it, else as the config does."""
+    name = str(network["_target_"].rpartition(".")[2])
+    if name == "mobilenet_v3":
+        return f"{name}_{network['size']}"
+    return str(network.get("arch") or (DEFAULT_ARCH if name == "transfer" else name))
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _first(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0][:100]}" if lines else type(error).__name__
