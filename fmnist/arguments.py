@@ -68,8 +68,8 @@ class Transfer(Section):
     arch: str | None
     weights: Annotated[str, Field(min_length=1)] | None
     size_px: Annotated[int, Field(ge=28, le=512)] | None
-    mean: Annotated[list[Share], Field(min_length=1)] | None
-    std: Annotated[list[Annotated[float, Field(gt=0, le=1)]], Field(min_length=1)] | None
+    mean: list[Share] | None
+    std: list[Annotated[float, Field(gt=0, le=1)]] | None
 
 
 class AdamW(Section):

@@ -106,8 +106,9 @@ def transfer(
     Raises ValueError as `classifier` does, and for `mean` and `std` of different lengths.
     """
     arch, size_px = arch or DEFAULT_ARCH, size_px or DEFAULT_SIZE_PX
-    mean, std = mean or IMAGENET_MEAN, std or IMAGENET_STD
-    if len(mean) != len(std):
+    mean = IMAGENET_MEAN if mean is None else mean
+    std = IMAGENET_STD if std is None else std
+    if len(mean) != len(std) or not mean:
         raise ValueError(
             f"model.mean and model.std must have a value per channel each, got {len(mean)} and "
             f"{len(std)}. Give both."
