@@ -21,7 +21,7 @@ from pytorch_lightning.callbacks import EarlyStopping, EMAWeightAveraging
 from pytorch_lightning.profilers import AdvancedProfiler, Profiler, PyTorchProfiler, SimpleProfiler
 from torch import nn
 
-from fmnist import arguments, process, seeds
+from fmnist import arguments, process, schema, seeds
 from fmnist.augment import Augment
 from fmnist.classifier import Classifier, Schedule
 from fmnist.data import FashionMNISTData
@@ -53,6 +53,7 @@ def data(config: Mapping[str, Any]) -> FashionMNISTData:
         source=Path(values["source"]).expanduser() if values["source"] else None,
         batch_size=values["batch_size"],
         val_size=values["val_size"],
+        val_from=values["val_from"],
         split_seed=values["split_seed"],
         seed=config["seed"],
         augment=Augment(**{k: v for k, v in config["augment"].items() if k != "test_flip"}),
@@ -177,7 +178,7 @@ def trainer(
     callbacks = [*_chosen_callbacks(config), *callbacks]
     if arguments.get("precision") == "auto":
         arguments["precision"] = fastest_precision(arguments.get("accelerator", "auto"))
-    if config["data"]["val_size"] == 0:
+    if not schema.has_validation(config["data"]):
         arguments["limit_val_batches"] = 0
     has_bar = any(isinstance(c, pl.callbacks.ProgressBar) for c in callbacks)
     arguments = {"enable_model_summary": False, **arguments, "enable_progress_bar": has_bar}

@@ -96,7 +96,7 @@ def write_card(
     """
     form = _FORMS[made.kind]
     file = made.path.name
-    num_val = config["data"]["val_size"]
+    num_val = NUM_TEST if config["data"]["val_from"] == "test" else config["data"]["val_size"]
     fields = {
         **form,
         "lines": Template(form["lines"]).substitute(file=json.dumps(file)),
@@ -131,7 +131,9 @@ def _of_run(run: record.Record, config: Mapping[str, Any]) -> dict[str, str]:
         "inside": f"{inside}.",
         "classes": "\n".join(f"| {i} | {name} |" for i, name in enumerate(CLASSES)),
         "num_train": f"{NUM_TRAIN - num_val:,}",
-        "num_val": f"{num_val:,}",
+        "held_out": "none held out (val is the test)"
+        if config["data"]["val_from"] == "test"
+        else f"{num_val:,} held out for validation (val)",
         "num_test": f"{NUM_TEST:,}{part}",
         "data_hash": facts.get("data_hash", "not recorded"),
         "split_hash": facts.get("split_hash", "not recorded"),

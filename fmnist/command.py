@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from fmnist import overrides as words
 from fmnist import schema
-from fmnist.config import check, check_section
+from fmnist.config import check, check_section, settle
 from fmnist.errors import UsageError
 from fmnist.messages import CONF_DIR, Typed
 
@@ -64,6 +64,13 @@ class Command(NamedTuple):
         """Name what differs from job to job."""
         return [self.preset] * bool(self.cases) + list(self.axes)
 
+    def settle(self, config: dict[str, Any]) -> dict[str, Any]:
+        """Return the config of one job without `auto`; a search selects, even among seeds.
+
+        Raises UsageError where it would select on the test set.
+        """
+        return settle(config, [*self.varied, "trial"] if self.is_search else self.varied)
+
     @property
     def preset(self) -> str:
         """Name the file of conf/sweep that was chosen."""
@@ -104,8 +111,10 @@ def read_command(overrides: Sequence[str], config_dir: Path | None = None) -> Co
         command = Command(fixed + typed, searched + fixed, axes, cases, cfg, hydra, folders)
         if command.is_sweep:
             command = command._replace(cfg=_first(command))
-        check(command.cfg, overrides, folders)
+        config = check(command.cfg, overrides, folders)
         _check_sweep(command, overrides)
+        if command.is_sweep:
+            command.settle(config)
     return command
 
 
@@ -178,9 +187,9 @@ def _check_sweep(command: Command, overrides: Sequence[str]) -> None:
                 candidate = _first(command, **{axis.key: value})
             else:
                 candidate = _with(command.cfg, [(axis, word)])
-            check(candidate, [*overrides, word], command.folders)
+            command.settle(check(candidate, [*overrides, word], command.folders))
     for case in list(command.cases.values())[1:]:
-        check(_first(command, case), [*overrides, *case], command.folders)
+        command.settle(check(_first(command, case), [*overrides, *case], command.folders))
     if command.is_search and not command.axes:
         raise UsageError(
             "A search needs a key to vary, such as optim.lr='tag(log, interval(1e-4,1e-2))'."

@@ -43,8 +43,16 @@ def compose(overrides: Sequence[str] = ()) -> DictConfig:
 
 
 def settle(config: dict[str, Any], varied: Sequence[str] | None = None) -> dict[str, Any]:
-    """Replace each `auto` by what it means for a single run, or in a sweep that varies `varied`."""
+    """Replace each `auto` by what it means for a single run, or in a sweep that varies `varied`.
+
+    Raises UsageError for a sweep that selects and would do so on the test set.
+    """
     repetition = varied is None or list(varied) == ["seed"]  # nothing is selected
+    if not repetition and config["data"]["val_from"] == "test":
+        raise UsageError(
+            "data.val_from=test cannot be in a sweep that varies more than seed: a search never "
+            "reads the test set. Vary seed alone, or set data.val_from=train data.val_size=5000."
+        )
     meanings = {
         "test": repetition,
         "figures": "all" if varied is None else "none",
@@ -146,12 +154,7 @@ def _check_together(config: dict[str, Any]) -> None:
     for key in ("limit_train_batches", "max_steps"):
         if config["trainer"].get(key) == 0:
             raise UsageError(f"trainer.{key} must be > 0 to train, got {config['trainer'][key]!r}.")
-    patience = config["callbacks"]["early_stopping"]["patience"]
-    if patience is not None and config["data"]["val_size"] == 0:
-        raise UsageError(
-            f"callbacks.early_stopping.patience={patience} watches the validation split, but "
-            "data.val_size is 0. Hold images out with data.val_size=5000, or set patience to null."
-        )
+    _check_validation(config)
     if (
         config["optim"]["optimizer"].get("nesterov")
         and not config["optim"]["optimizer"]["momentum"]
@@ -159,6 +162,32 @@ def _check_together(config: dict[str, Any]) -> None:
         raise UsageError(
             "optim.optimizer.nesterov=true needs optim.optimizer.momentum > 0, got 0.0. "
             "Set a momentum or nesterov=false."
+        )
+
+
+def _check_validation(config: dict[str, Any]) -> None:
+    patience = config["callbacks"]["early_stopping"]["patience"]
+    if patience is not None and not schema.has_validation(config["data"]):
+        raise UsageError(
+            f"callbacks.early_stopping.patience={patience} watches the validation split, but "
+            "data.val_size is 0. Hold images out with data.val_size=5000, or set patience to null."
+        )
+    if config["data"]["val_from"] == "train":
+        return
+    if (size := config["data"]["val_size"]) > 0:
+        raise UsageError(
+            "data.val_from=test holds no training images out: data.val_size must be 0, "
+            f"got {size}. Set data.val_size=0, or data.val_from=train."
+        )
+    if config["select"] == "last":
+        raise UsageError(
+            "data.val_from=test selects the best epoch on the test set, got select=last. Set "
+            "select=best; the last weights need no validation: data.val_from=train data.val_size=0."
+        )
+    if config["test"] is False:
+        raise UsageError(
+            "data.val_from=test reads the test set every epoch, got test=false. Set test=auto, or "
+            "data.val_from=train and data.val_size=5000."
         )
 
 

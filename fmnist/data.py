@@ -5,6 +5,7 @@ import hashlib
 import math
 from collections.abc import Hashable, Iterator, Mapping
 from pathlib import Path
+from typing import Literal
 
 import pytorch_lightning as pl
 import torch
@@ -125,7 +126,8 @@ class FashionMNISTData(pl.LightningDataModule):
     """Obtains, verifies, splits and batches Fashion-MNIST.
 
     The validation split is stratified and drawn from the training file by `split_seed` alone;
-    `val_size=0` trains on the whole file. `seed` orders and augments the training batches.
+    `val_size=0` trains on the whole file. `val_from="test"` makes the test images the validation
+    split, as the Keras notebook does. `seed` orders and augments the training batches.
     `source` is as in fmnist.sources.obtain.
     """
 
@@ -137,6 +139,7 @@ class FashionMNISTData(pl.LightningDataModule):
         source: Path | None,
         batch_size: int,
         val_size: int,
+        val_from: Literal["train", "test"],
         split_seed: int,
         seed: int,
         augment: Augment,
@@ -146,6 +149,7 @@ class FashionMNISTData(pl.LightningDataModule):
         self.source = source
         self.batch_size = batch_size
         self.val_size = val_size
+        self.val_from = val_from
         self.split_seed = split_seed
         self.seed = seed
         self.augment = augment
@@ -169,15 +173,20 @@ class FashionMNISTData(pl.LightningDataModule):
                 f"got {self.val_size}. Leave some to train on."
             )
         self.train_indices, self.val_indices = split_indices(labels, self.val_size, self.split_seed)
+        if self.val_from == "test":
+            self.val_indices = torch.arange(len(self._splits["test"][1]))
 
     @property
     def split_hash(self) -> str:
-        """sha256 of the validation images' indices, as little-endian int64."""
-        return hashlib.sha256(self.val_indices.numpy().astype("<i8").tobytes()).hexdigest()
+        """sha256 of the validation images' indices, as little-endian int64; "test" goes before
+        those into the test file.
+        """
+        file = b"test" if self.val_from == "test" else b""
+        return hashlib.sha256(file + self.val_indices.numpy().astype("<i8").tobytes()).hexdigest()
 
     def arrays(self, split: str) -> tuple[Tensor, Tensor]:
         """Return (images uint8 (N, 1, 28, 28), labels int64 (N,)) of train, val or test."""
-        images, labels = self._splits["test" if split == "test" else "train"]
+        images, labels = self._splits[self._file(split)]
         if split == "test":
             return images, labels
         indices = self.train_indices if split == "train" else self.val_indices
@@ -206,7 +215,7 @@ class FashionMNISTData(pl.LightningDataModule):
     def val_dataloader(self) -> Batches | list[Batches]:
         if not len(self.val_indices):
             return []
-        images, labels = self._on_device("train")
+        images, labels = self._on_device(self._file("val"))
         size = self._eval_size(self.trainer.limit_val_batches if self.trainer else None)
         return self._evaluation(images, labels, self.val_indices, size)
 
@@ -214,6 +223,10 @@ class FashionMNISTData(pl.LightningDataModule):
         images, labels = self._on_device("test")
         size = self._eval_size(self.trainer.limit_test_batches if self.trainer else None)
         return self._evaluation(images, labels, torch.arange(len(labels)), size)
+
+    def _file(self, split: str) -> str:
+        """Name the file, train or test, that the images of `split` are in."""
+        return self.val_from if split == "val" else split
 
     def _evaluation(
         self, images: Tensor, labels: Tensor, indices: Tensor, batch_size: int

@@ -81,7 +81,7 @@ class _Fit:
         if config["logger"]["kind"] == "tensorboard":
             first_step = self.resumed["global_step"] + 1 if self.resumed else 0
             self.events = Events(folder, first_step)
-        self.select_best = config["select"] == "best" and config["data"]["val_size"] > 0
+        self.select_best = config["select"] == "best" and schema.has_validation(config["data"])
         self.history = History(folder / "metrics.csv", record.write_atomically, self.say)
         self.outputs = Outputs()
         self.checkpoints = Checkpoints(
@@ -175,11 +175,17 @@ class _Fit:
         self.run.update(
             partial=build.is_partial(self.config) or self.history.cut,
             pruned=bool(self.prune and self.prune.pruned),
-            selected_on="last" if math.isnan(self.checkpoints.best_score) else "val",
+            selected_on=self._selected_on(),
             scores=scores,
             best_epoch=best_epoch,
             images_per_s=round(sum(speeds) / len(speeds), 1),
         )
+
+    def _selected_on(self) -> str:
+        """Name what the selected epoch is the best of."""
+        if math.isnan(self.checkpoints.best_score):
+            return "last"
+        return "test" if self.config["data"]["val_from"] == "test" else "val"
 
     def _split_to_show(self) -> str | None:
         """Name the split that the figures and the last scores are of."""

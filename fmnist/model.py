@@ -102,6 +102,11 @@ class Model:
         """Refuse a split that is empty, or not the one that the run was trained with."""
         if split == "test":
             return
+        if split == "val" and data.val_from == "test":
+            raise UserError(
+                f"{self.run.folder} has no val split: it was validated on the test images "
+                "(data.val_from=test). Ask for test."
+            )
         recorded = self.run.data.get("split_hash")
         if recorded is not None and data.split_hash != recorded:
             raise UserError(

@@ -17,6 +17,7 @@ class Data(Section):
     source: str | None
     batch_size: int = Field(ge=1, le=60_000)
     val_size: int = Field(ge=0, le=59_999)
+    val_from: Literal["train", "test"]
     split_seed: int = Field(ge=0, lt=2**63)
 
 
@@ -170,6 +171,11 @@ LAUNCHERS: dict[str, type[Section]] = {
     "hydra_plugins.fmnist.LocalLauncher": LocalLauncher,
     "hydra_plugins.fmnist.PoolLauncher": PoolLauncher,
 }
+
+
+def has_validation(data: Mapping[str, Any]) -> bool:
+    """Say whether the section `data` of a config gives images to validate on."""
+    return bool(data["val_size"] > 0 or data["val_from"] == "test")
 
 
 def all_keys() -> dict[str, Any]:

@@ -100,6 +100,15 @@ def test_a_part_of_the_data_gives_no_interval() -> None:
     assert "Only a part of the data was used" in text
 
 
+def test_a_run_that_selected_on_test_says_so() -> None:
+    run = run_of(data__val_size=0, data__val_from="test", selected_on="test")
+    text = card_of(run, {"val": {"scores": {"val/acc": 0.9248}}, "test": report_of("test")})
+    assert "60,000 images to train on, none held out (val is the test), 10,000 for the" in text
+    low, high = binomtest(9248, 10_000).proportion_ci(0.95, method="wilson")
+    assert f"| accuracy | 92.48 % ({100 * low:.2f} to {100 * high:.2f}) |" in text
+    assert "the best by test: its scores are too good" in text
+
+
 def test_without_a_validation_split_the_card_says_what_was_not_done() -> None:
     run = run_of(data__val_size=0, selected_on="last", best_epoch=10)
     text = card_of(run, {"test": report_of("test", calibration=None)})

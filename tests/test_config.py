@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from fmnist import config
+from fmnist import config, schema
 from fmnist.command import read_command
 from fmnist.errors import UsageError
 from fmnist.messages import CONF_DIR
@@ -36,7 +36,7 @@ def refused(*overrides: str) -> str:
         ("optim.optimizer.bets=3", "Did you mean optim.optimizer.betas?"),
         ("optim/shedule=constant", "Unknown group optim/shedule. Did you mean optim/schedule?"),
         ("model=cmn", "Unknown choice model=cmn. Did you mean cnn? Choices: cnn, cnn_bn, "),
-        ("experiment=nope", "Unknown choice experiment=nope. Choices: "),
+        ("experiment=nope", "Unknown choice experiment=nope. Choices: cnn, cnn_bn, "),
         ("trainer=smok", "Unknown choice trainer=smok. Did you mean smoke?"),
         ("model=null", "model=null leaves nothing."),
         ("~model", "~model leaves nothing."),
@@ -85,6 +85,47 @@ def test_settings_that_exclude_each_other_are_refused() -> None:
     assert "needs optim.optimizer.momentum > 0" in refused(
         "optim=sgd", "optim.optimizer.momentum=0.0"
     )
+
+
+AS_PUBLISHED = ["data.val_from=test", "data.val_size=0"]
+
+
+def test_validating_on_the_test_set_excludes_what_contradicts_it() -> None:
+    assert refused("data.val_from=test") == (
+        "data.val_from=test holds no training images out: data.val_size must be 0, got 5000. "
+        "Set data.val_size=0, or data.val_from=train."
+    )
+    assert "selects the best epoch on the test set" in refused(*AS_PUBLISHED, "select=last")
+    assert "reads the test set every epoch, got test=false" in refused(*AS_PUBLISHED, "test=false")
+    assert "data.val_from must be train | test, got 'val'" in refused("data.val_from=val")
+    read_command([*AS_PUBLISHED, "callbacks=early_stopping"])
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        [*AS_PUBLISHED, "optim.lr=1e-3,3e-3"],
+        [*AS_PUBLISHED, "optim.lr=1e-3,3e-3", "seed=0,1", "test=true"],
+        ["experiment=notebook,notebook_as_published", "seed=0,1"],
+        ["data.val_from=train,test", "data.val_size=0"],
+        [*AS_PUBLISHED, "sweep=ablation"],
+        ["sweep=ablation", f"hydra.sweeper.cases.no_flips={AS_PUBLISHED!r}"],
+        [*AS_PUBLISHED, "hydra/sweeper=optuna", "optim.lr=interval(1e-3,1e-2)"],
+        [*AS_PUBLISHED, "hydra/sweeper=optuna", "seed=range(0,9)"],
+    ],
+    ids=" ".join,
+)
+def test_a_search_never_validates_on_the_test_set(words: list[str]) -> None:
+    assert "a search never reads the test set" in refused(*words)
+
+
+def test_a_repetition_may_validate_on_the_test_set() -> None:
+    command = read_command(["experiment=notebook_as_published", "seed=range(3)"])
+    assert command.settle(config.check(command.cfg))["test"] is True
+
+
+def test_the_default_recipe_is_the_experiment_cnn() -> None:
+    assert config.check(config.compose(["experiment=cnn"])) == config.check(config.compose())
 
 
 def test_every_value_of_every_axis_is_checked() -> None:
@@ -170,6 +211,15 @@ def test_notebook_is_the_notebooks_recipe() -> None:
     assert cfg.optim.schedule._target_ == "fmnist.schedules.constant"
     assert not cfg.augment.flip
     assert not cfg.augment.test_flip
+
+
+def test_notebook_as_published_differs_in_what_selects_alone() -> None:
+    notebook, published = (
+        schema.flatten(config.check(config.compose([f"experiment={name}"])))
+        for name in ("notebook", "notebook_as_published")
+    )
+    changed = {key: value for key, value in published.items() if notebook[key] != value}
+    assert changed == {"select": "best", "data.val_from": "test", "data.val_size": 0}
 
 
 @pytest.fixture

@@ -20,6 +20,7 @@ MIXED = Augment(flip=True, max_shift_px=2, erase_px=4, cutmix=0.7)
 
 def make(folder: Path, **changes: object) -> FashionMNISTData:
     values = {"source": None, "batch_size": 32, "val_size": 100, "split_seed": 0, "seed": 0}
+    values["val_from"] = "train"
     data = FashionMNISTData(**{"data_dir": folder, "augment": NONE, **values, **changes})  # type: ignore[arg-type]
     data.prepare_data()
     data.setup()
@@ -82,6 +83,18 @@ def test_val_size_zero_trains_on_everything(small_data: Path) -> None:
     assert data.val_dataloader() == []
     assert len(data.arrays("train")[0]) == small.NUM_TRAIN
     assert data.arrays("train")[1].bincount().tolist() == [60] * 10
+
+
+def test_the_test_images_can_be_the_validation_split(small_data: Path) -> None:
+    data = make(small_data, val_size=0, val_from="test")
+    assert len(data.train_indices) == 600
+    batches, reference = data.val_dataloader(), list(data.test_dataloader())
+    for (images, labels), (expected, truth) in zip(batches, reference, strict=True):
+        assert torch.equal(images, expected)
+        assert torch.equal(labels, truth)
+    assert torch.equal(data.arrays("val")[0], data.arrays("test")[0])
+    first = make(small_data, val_size=200).split_hash  # as many images, of the other file
+    assert len({data.split_hash, first, make(small_data, val_size=0).split_hash}) == 3
 
 
 def test_val_size_of_the_whole_file_is_refused(small_data: Path) -> None:
@@ -205,7 +218,7 @@ def test_damaged_file_is_never_used(small_data: Path) -> None:
     path = small_data / "FashionMNIST" / "raw" / "t10k-labels-idx1-ubyte"
     content = path.read_bytes()
     path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-    fresh = FashionMNISTData(small_data, None, 32, 100, 0, 0, NONE)
+    fresh = FashionMNISTData(small_data, None, 32, 100, "train", 0, 0, NONE)
     with pytest.raises(UserError, match="t10k-labels-idx1-ubyte"):
         fresh.setup()
     data.prepare_data()  # gets it again

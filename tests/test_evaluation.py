@@ -115,6 +115,21 @@ def test_without_a_validation_split_there_is_no_temperature() -> None:
 
 
 @pytest.mark.slow
+def test_no_temperature_is_fitted_on_the_test_images() -> None:
+    done = train("runs/a", "data.val_from=test", "data.val_size=0")
+    why = (
+        "runs/a has no val split: it was validated on the test images (data.val_from=test). "
+        "Ask for test."
+    )
+    found = evaluation.evaluate(Path("runs/a"))
+    assert "calibration" not in found
+    assert found["notes"] == [f"No temperature scaling: {why}"]
+    assert found["scores"]["test/acc"] == done.scores["val/acc"]
+    with pytest.raises(UserError, match=re.escape(why)):
+        evaluation.evaluate(Path("runs/a"), "val")
+
+
+@pytest.mark.slow
 def test_another_accuracy_than_recorded_is_said() -> None:
     done = train("runs/a")
     measured = done.scores["test/acc"]

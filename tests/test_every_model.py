@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
+from killed import check_resumes
 
-from fmnist import export, portable, proof, run
+from fmnist import export, portable, run
 from fmnist.messages import CONF_DIR
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("small_data", "workdir")]
@@ -24,34 +25,15 @@ SMALLER = {
 }
 
 
-class Killed(BaseException):
-    """Ends a run as a kill would: nothing after it is executed."""
-
-
 @pytest.mark.parametrize("model", sorted(path.stem for path in (CONF_DIR / "model").glob("*.yaml")))
 def test_every_model_trains_resumes_and_is_shipped(
     model: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     words = [*FEW, f"model={model}", *SMALLER.get(model, [])]
-    whole = run.train([*words, "name=whole"])
-    assert whole.status == "finished"
-    step = run.record.Record.update
-    with monkeypatch.context() as patch:
-
-        def die(self: run.record.Record, **fields: object) -> None:
-            step(self, **fields)
-            if fields.get("epochs_done") == 1:
-                raise Killed
-
-        patch.setattr(run.record.Record, "update", die)
-        with pytest.raises(Killed):
-            run.train([*words, "name=killed"])
-    resumed = run.train([*words, "name=killed"])
-    assert [attempt["start_epoch"] for attempt in resumed.data["attempts"]] == [0, 1]
-    assert proof.differences(whole.folder, resumed.folder) == []
+    folder = check_resumes(words, monkeypatch)
     images = np.random.default_rng(0).integers(0, 256, (3, 28, 28), dtype=np.uint8)
     for kind in export.SUFFIXES:
-        made, _ = export.export(whole.folder, kind)
+        made, _ = export.export(folder, kind)
         predict = portable.FORMATS[kind][1](made.path.read_bytes())
-        expected = run.load(whole.folder).predict(images)
+        expected = run.load(folder).predict(images)
         assert np.abs(predict(images[:, None]) - expected).max() < 1e-5

@@ -643,6 +643,7 @@ def test_key_an_older_record_lacks_counts_as_its_default() -> None:
     path = done.folder / "run.json"
     data = json.loads(path.read_text())
     del data["config"]["callbacks"]["ema"], data["config"]["augment"]["test_flip"]
+    del data["config"]["data"]["val_from"]
     path.write_text(json.dumps(data))
     words = [*FAST, "name=old", "figures=none"]
     assert run.train([*words, "trainer.accumulate_grad_batches=1"]).data == data

@@ -94,10 +94,7 @@ class Sweep:
 
     def job(self, words: Sequence[str], config: dict[str, Any]) -> Job:
         """Return the job that `words` make, in the folder of an equal one if there is any."""
-        varied = self.command.varied
-        if self.command.is_search:  # it selects, even among seeds
-            varied = [*varied, "trial"]
-        config = configs.settle(config, varied) | {"name": self.name}
+        config = self.command.settle(config) | {"name": self.name}
         settled = [f"{key}={_text(config[key])}" for key in ("test", "figures", "checkpoints")]
         typed = [word for word in self.command.typed if not word.startswith("name=")]
         overrides = [*typed, *words, *settled, f"name='{self.name}'"]

@@ -13,7 +13,7 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from fmnist import lock, record
+from fmnist import lock, record, schema
 from fmnist.command import Axis, point
 from fmnist.errors import UsageError
 from fmnist.overrides import compose_plain
@@ -228,7 +228,7 @@ class Monitor:
 
 def _check(jobs: Sweep) -> None:
     config = jobs.command.cfg
-    validated = config.trainer.get("limit_val_batches") != 0 and config.data.val_size > 0
+    validated = config.trainer.get("limit_val_batches") != 0 and schema.has_validation(config.data)
     if not validated or config.trainer.check_val_every_n_epoch > config.trainer.max_epochs:
         raise UsageError(
             f"A search needs {config.metric} of every job. Hold images out with data.val_size=5000 "
