@@ -7,6 +7,12 @@ import pytest
 
 from fmnist import proof, record, run
 
+SMALLER = {  # a network: overrides that let a CPU train it in seconds
+    "mobilenet_v3": ["model.size=small"],
+    "torchvision": ["model.arch=squeezenet1_1"],
+    "wide_resnet": ["model.depth=10", "model.width=1"],
+}
+
 
 class Killed(BaseException):
     """Ends a run as a kill would: nothing after it is executed."""

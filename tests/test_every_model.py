@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from killed import check_resumes
+from killed import SMALLER, check_resumes
 
 from fmnist import export, portable, run
 from fmnist.messages import CONF_DIR
@@ -14,15 +14,6 @@ FEW = [
     *("trainer.max_epochs=2", "trainer.limit_train_batches=3"),
     *("trainer.limit_val_batches=1", "trainer.limit_test_batches=1"),
 ]
-SMALLER = {
-    "mobilenet_v3": ["model.size=small"],
-    "torchvision": ["model.arch=squeezenet1_1"],
-    "transfer": [
-        *("model.arch=squeezenet1_1", "model.size_px=40", "model.weights=null"),
-        "callbacks.finetuning.frozen_epochs=1",
-    ],
-    "wide_resnet": ["model.depth=10", "model.width=1"],
-}
 
 
 @pytest.mark.parametrize("model", sorted(path.stem for path in (CONF_DIR / "model").glob("*.yaml")))
