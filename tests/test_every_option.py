@@ -3,7 +3,7 @@
 import pytest
 from killed import check_resumes
 
-from fmnist import proof
+from fmnist import build, config, proof
 from fmnist.messages import CONF_DIR
 
 SHORT = [
@@ -19,7 +19,7 @@ OPTIONS = [
     ["optim=sgd", "optim.optimizer.nesterov=false", "optim.decay=all"],
     ["optim/schedule=one_cycle"],
     ["optim/schedule=cosine"],
-    ["optim/schedule=cosine", "optim.schedule.warmup=0.4", "optim.schedule.start=0"],
+    ["optim/schedule=cosine", "optim.schedule.warmup=0.4"],
     ["optim/schedule=step"],
     ["optim/schedule=step", "optim.schedule.warmup=0.4"],
     ["optim/schedule=constant"],
@@ -44,6 +44,13 @@ def test_every_choice_in_the_files_is_among_them() -> None:
     for group in ("augment", "callbacks", "optim", "optim/schedule"):
         for path in (CONF_DIR / group).glob("*.yaml"):
             assert f"{group}={path.stem}" in words
+
+
+@pytest.mark.parametrize("schedule", ["one_cycle", "cosine", "step"])
+def test_a_warm_up_rises_from_near_zero_to_the_peak(schedule: str) -> None:
+    words = [f"optim/schedule={schedule}", "optim.schedule.warmup=0.2"]
+    rate = build._schedule(config.check(config.compose(words))["optim"]["schedule"])
+    assert 0 <= rate(0.0) <= 0.04 < rate(0.1) < rate(0.19) < rate(0.2) == 1.0
 
 
 @pytest.mark.slow
