@@ -6,7 +6,7 @@ Only what can be compared is ranked: finished runs on all of the data, selected 
 import itertools
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from fmnist.compare.collection import LARGEST, SCORES, TARGET, Run
@@ -116,7 +116,7 @@ def build_table(
     )
 
 
-def find_best(runs: Iterable[Run]) -> Run:
+def find_best(runs: Sequence[Run]) -> Run:
     """Return the finished run with the best val/acc; of equals that with the lower val/loss.
 
     Partial runs count only where there are no whole ones. Raises UserError where none is finished.
@@ -125,7 +125,9 @@ def find_best(runs: Iterable[Run]) -> Run:
     scored = [run for run in finished if math.isfinite(run.scores.get(METRIC, math.nan))]
     whole = [run for run in scored if run.is_whole()]
     if not scored:
-        raise UserError(f"No run has finished with a {METRIC} yet, so none is the best.")
+        tested = sum(_section(run) == TESTED for run in runs)
+        apart = f" ({tested} selected on the test set do not count)" if tested else ""
+        raise UserError(f"No run has finished with a {METRIC} yet{apart}, so none is the best.")
     return min(whole or scored, key=_goodness)
 
 
