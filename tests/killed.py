@@ -10,6 +10,10 @@ from fmnist import proof, record, run
 SMALLER = {  # a network: overrides that let a CPU train it in seconds
     "mobilenet_v3": ["model.size=small"],
     "torchvision": ["model.arch=squeezenet1_1"],
+    "transfer": [
+        *("model.arch=squeezenet1_1", "model.size_px=40", "model.weights=null"),
+        "callbacks.finetuning.frozen_epochs=1",
+    ],
     "wide_resnet": ["model.depth=10", "model.width=1"],
 }
 

@@ -32,9 +32,11 @@ OPTIONS = [
     ["callbacks=ema", "callbacks.ema.decay=0.9"],
     ["callbacks=ema", "optim=sgd", "model=cnn_bn"],
     ["callbacks=early_stopping", "callbacks.early_stopping.patience=1", "optim.lr=1e-9"],
+    ["callbacks=finetuning", "callbacks.finetuning.frozen_epochs=1"],
     ["augment=none"],
     ["augment=flip"],
     ["augment=basic", "select=last"],
+    ["augment=cutmix", "optim.label_smoothing=0.1"],
     ["augment=strong", "augment.test_flip=false", "trainer.precision=bf16-mixed"],
 ]
 
