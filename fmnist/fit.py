@@ -125,6 +125,8 @@ class _Fit:
             "device": _device_name(self.trainer),
             "precision": str(self.trainer.precision),
             "num_processes": self.trainer.world_size,
+            "cpu": origin.cpu(),
+            "num_threads": torch.get_num_threads(),
         }
         if self.resumed:
             self._warn_of_changes(facts)

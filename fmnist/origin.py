@@ -1,4 +1,4 @@
-"""What made a result, and when: versions, commit, time. Torch-free."""
+"""What made a result, and when: versions, commit, processor, time. Torch-free."""
 
 import contextlib
 import datetime
@@ -35,6 +35,16 @@ def commit() -> dict[str, Any]:
         return {"commit": head, "dirty": bool(_git(here, "status", "--porcelain", "-uno").strip())}
     except (OSError, subprocess.SubprocessError):
         return {}
+
+
+@functools.cache
+def cpu() -> str:
+    """Return what the processor calls itself."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text("utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
 
 
 def _git(folder: Path, *words: str) -> str:

@@ -227,6 +227,7 @@ def open_record(folder: Path, config: dict[str, Any], overrides: Sequence[str]) 
         "attempts": [],
         "seed": config["seed"],
         "note": config["note"],
+        "started": origin.now(),
         "versions": origin.versions(),
         **origin.commit(),
     }

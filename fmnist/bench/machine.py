@@ -5,11 +5,10 @@ import json
 import os
 import platform
 import time
-from pathlib import Path
 
 import torch
 
-from fmnist import process
+from fmnist import origin, process
 
 SIZES = {"cpu": (512, 1024, 2048), "cuda": (4096, 8192)}
 TRY_S = 0.4  # of each size and type
@@ -26,7 +25,7 @@ def main() -> None:
 def describe() -> dict[str, object]:
     has_cuda = torch.cuda.is_available()
     return {
-        "cpu": cpu_name(),
+        "cpu": origin.cpu(),
         "cores": len(os.sched_getaffinity(0))
         if hasattr(os, "sched_getaffinity")
         else os.cpu_count(),
@@ -67,15 +66,6 @@ def best_rate(device: str, dtype: torch.dtype, size: int) -> float:
             torch.cuda.synchronize()
         best_s = min(best_s, (time.perf_counter() - began) / repeats)
     return 2 * size**3 / best_s / 1e12
-
-
-def cpu_name() -> str:
-    path = Path("/proc/cpuinfo")
-    if path.exists():
-        for line in path.read_text("utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
 
 
 if __name__ == "__main__":
