@@ -2,6 +2,8 @@
 # make test     set up once, then run the tests that need nothing but the environment
 # make setup    make .venv with everything for use, tests and development
 # make check    what has to pass before a commit: format, lint, types, imports, tests
+# make results  run the recorded experiments that fit this machine again, and write docs/results.md (hours);
+#               ARGS="cnn mlp" runs these, ARGS=--collect takes what was run, ARGS=--render only writes
 # make tensorboard   show runs and sweeps at http://localhost:6006, to this machine only
 
 SHELL := /bin/sh
@@ -11,7 +13,7 @@ PY := $(VENV)/bin/python
 DONE := $(VENV)/.installed
 SPECIAL := realdata or slow or kill or browser or slurm or fuzz or gpu
 
-.PHONY: train test setup check tensorboard
+.PHONY: train test setup check results tensorboard
 
 train: $(DONE)
 	@$(PY) scripts/train.py $(or $(ARGS),trainer.max_epochs=10)
@@ -27,6 +29,9 @@ check: $(DONE)
 	@$(PY) -m mypy
 	@$(VENV)/bin/lint-imports
 	@$(MAKE) --no-print-directory test
+
+results: $(DONE)
+	@$(PY) scripts/results.py $(ARGS)
 
 tensorboard: $(DONE)
 	@$(PY) scripts/board.py $(ARGS)

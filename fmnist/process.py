@@ -42,6 +42,13 @@ def has_bfloat16() -> bool:
     return bool(can.get("avx512_bf16") or can.get("amx_bf16"))
 
 
+def has_gpu() -> bool:
+    """Say whether trainer.accelerator=gpu finds a device: CUDA or Apple's MPS."""
+    import torch
+
+    return torch.cuda.is_available() or torch.backends.mps.is_available()
+
+
 def forget_nvml() -> None:
     """Let torch ask CUDA, not NVML, whether there is a GPU, where there is none.
 

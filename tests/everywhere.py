@@ -16,11 +16,14 @@ sources.FILES.update(small.checksums(Path({files!r})))
 """
 
 
-def environment(folder: Path, files: Path) -> dict[str, str]:
-    """Return variables for processes that Python sets up with `files`; makes `folder`/setup."""
+def environment(folder: Path, files: Path, project: Path = HERE.parent) -> dict[str, str]:
+    """Return variables for processes that Python sets up with `files`; makes `folder`/setup.
+
+    They import fmnist from `project`.
+    """
     setup = folder / "setup"
     setup.mkdir(exist_ok=True)
-    text = PATCH.format(tests=str(HERE), project=str(HERE.parent), files=str(files))
+    text = PATCH.format(tests=str(HERE), project=str(project), files=str(files))
     (setup / "sitecustomize.py").write_text(text)
     return {
         **os.environ,
