@@ -74,9 +74,9 @@ class Checkout:
         self.git("add", "-A")
         self.git("commit", "-q", "-m", "x")
 
-    def results(self, *words: str) -> "subprocess.CompletedProcess[str]":
+    def run(self, script: str, *words: str) -> "subprocess.CompletedProcess[str]":
         return subprocess.run(
-            [sys.executable, str(self.folder / "scripts" / "results.py"), *words],
+            [sys.executable, str(self.folder / "scripts" / script), *words],
             cwd=self.folder,
             env=self.environment,
             capture_output=True,
@@ -92,7 +92,7 @@ class Checkout:
 @pytest.mark.skipif(process.has_gpu(), reason="what needs a GPU would run too")
 def test_results_are_run_recorded_and_shown(small_files: Path, tmp_path: Path) -> None:
     checkout = Checkout(tmp_path, small_files)
-    done = checkout.results()
+    done = checkout.run("results.py")
     assert done.returncode == 0, done.stderr
     assert "large: skipped, it needs a GPU" in done.stderr
 
@@ -124,16 +124,21 @@ def test_results_are_run_recorded_and_shown(small_files: Path, tmp_path: Path) -
         assert name in done.stdout
         assert checkout.read(name).startswith(b"\x89PNG")
 
-    refused = checkout.results("tiny")  # the headers are new
+    sides = ("augment.flip=true", "augment.flip=false")
+    paired = checkout.run("compare.py", "sweeps/results-ablation", "--paired", *sides)
+    assert paired.returncode == 0, paired.stderr
+    assert "augment.flip: true in A, false in B" in paired.stdout
+
+    refused = checkout.run("results.py", "tiny")  # the headers are new
     assert refused.returncode == 2
     assert "uncommitted changes" in refused.stderr
 
     before = checkout.read("docs/results.json")
-    assert checkout.results("--collect").returncode == 0
+    assert checkout.run("results.py", "--collect").returncode == 0
     assert checkout.read("docs/results.json") == before
 
     checkout.commit()  # finished runs keep their commit, and nothing is trained again
-    again = checkout.results("tiny")
+    again = checkout.run("results.py", "tiny")
     assert again.returncode == 0, again.stderr
     assert "3 skipped (finished before)" in again.stdout
     assert checkout.read("docs/results.json") == before

@@ -1,6 +1,6 @@
 """Draw the results: accuracy against time, and what each ingredient is worth."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -47,8 +47,14 @@ def accuracy_and_time(results: Results, names: Sequence[str]) -> Figure:
     marks = {_mark(entry) for entry in entries.values()}
     if len(marks) > 1:
         _explain_marks(axes)
+    if not entries:
+        axes.text(0.5, 0.5, "None of ours is measured yet", transform=axes.transAxes, ha="center")
     figure.draw_without_rendering()  # fixes the layout, so that labels can be measured
-    _label(axes, list(entries), means, colors)
+    texts = [
+        f"{name} {mean[1]:.1f}{' (chosen by test)' * (entry.selected_on == 'test')}"
+        for (name, entry), mean in zip(entries.items(), means, strict=True)
+    ]
+    _label(axes, texts, means, [colors[name] for name in entries])
     return figure
 
 
@@ -93,16 +99,22 @@ def _limit(axes: Axes, entries: Sequence[Entry]) -> None:
     times = [run.duration_s for entry in entries for run in entry.runs] or [1, 1000]
     low, high = min(times), max(times)
     axes.set_xlim(low / 1.8, high * 2.2)
-    ticks = [t for t in _round_times() if low / 1.8 <= t <= high * 2.2]
-    axes.set_xticks(ticks)
+    axes.set_xticks(_round_times(low / 1.8, high * 2.2))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _clock(value)))
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.minorticks_off()
 
 
-def _round_times() -> Iterator[float]:
-    yield from (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 30)
-    yield from (60 * minutes for minutes in (1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1440, 2880))
+def _round_times(low: float, high: float) -> list[float]:
+    """Return round times in `low`..`high` seconds, as many as have room for their labels."""
+    minutes = (1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1440, 2880)
+    times = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 30, *(60 * count for count in minutes))
+    found: list[float] = []
+    for time in times:
+        apart = (high / low) ** (1 / 13)
+        if low <= time <= high and (not found or time / found[-1] >= apart):
+            found.append(time)
+    return found
 
 
 def _clock(seconds: float) -> str:
@@ -176,14 +188,17 @@ def _explain_marks(axes: Axes) -> None:
 
 
 def _label(
-    axes: Axes, names: Sequence[str], means: Sequence[tuple[float, float]], colors: dict[str, str]
+    axes: Axes,
+    texts: Sequence[str],
+    means: Sequence[tuple[float, float]],
+    colors: Sequence[str],
 ) -> None:
-    """Write each name beside its mean, where it covers no point and no other label."""
+    """Write each text beside its mean, where it covers no point and no other label."""
     points = [axes.transData.transform(point) for line in axes.lines for point in _points(line)]
     taken = [Bbox.from_bounds(x - 4, y - 4, 8, 8) for x, y in points]
     frame = axes.get_window_extent()
-    for name, mean in sorted(zip(names, means, strict=True), key=lambda item: -item[1][1]):
-        text = f"{name} {mean[1]:.1f}"
+    labels = zip(texts, means, colors, strict=True)
+    for text, mean, color in sorted(labels, key=lambda label: -label[1][1]):
         best: tuple[float, Any, Bbox] | None = None
         for dx, dy in SPOTS:
             label = axes.annotate(
@@ -193,7 +208,7 @@ def _label(
                 textcoords="offset points",
                 ha="left" if dx > 0 else "right" if dx < 0 else "center",
                 va="center",
-                color=colors[name],
+                color=color,
                 fontweight="bold",
                 path_effects=[withStroke(linewidth=2.5, foreground="white")],
             )

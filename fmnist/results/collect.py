@@ -1,5 +1,7 @@
 """Read what finished runs measured, and refuse what could not be measured again."""
 
+import csv
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -122,7 +124,18 @@ def _seed_run(run: Run, has_train: bool) -> SeedRun:
         best_epoch=fields["best_epoch"],
         epochs=fields["epochs_done"],
         duration_s=fields["duration_s"],
+        train_s=_train_s(run.folder),
     )
+
+
+def _train_s(folder: Path) -> float | None:
+    """Return the seconds that the epochs took together; None where metrics.csv does not say."""
+    try:
+        with (folder / histories.HISTORY).open(encoding="utf-8", newline="") as file:
+            seconds = math.fsum(float(row["epoch_s"]) for row in csv.DictReader(file))
+    except (OSError, KeyError, ValueError, csv.Error):
+        return None
+    return round(seconds, 3) if math.isfinite(seconds) and seconds > 0 else None
 
 
 def _train_acc(folder: Path, may_measure: bool) -> float | None:

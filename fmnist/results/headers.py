@@ -20,7 +20,7 @@ def render(name: str, entry: Entry | None) -> list[str]:
     kind = "mean +- sd, " if n > 1 else ""
     selected = "" if entry.selected_on == "val" else f", selected_on: {entry.selected_on}"
     facts = (
-        f"{', '.join(scores)} ({kind}n = {n}){selected}; {entry.epochs} epochs, "
+        f"{', '.join(scores)} ({kind}n = {n}){selected}; {_epochs(entry)}, "
         f"{duration(entry.run_s)} a run on {entry.machine}, {entry.precision}, {entry.date}, "
         f"commit {entry.commit[:7]}"
     )
@@ -43,6 +43,10 @@ def update(path: Path, entry: Entry | None) -> str:
     """Return what the file at `path` has to hold."""
     with path.open(encoding="utf-8", newline="") as file:  # as it is, whatever ends its lines
         return replace(file.read(), render(path.stem, entry))
+
+
+def _epochs(entry: Entry) -> str:
+    return "1 epoch" if entry.epochs == "1" else f"{entry.epochs} epochs"
 
 
 def _score(split: str, entry: Entry) -> str:

@@ -26,10 +26,11 @@ class _Part(BaseModel):
 
 
 class SeedRun(_Part):
-    """One run: accuracies of the selected checkpoint.
+    """One run: accuracies of the selected checkpoint, and times in seconds.
 
     `val_acc` is missing where the test images validated; `train_acc` is on the training images as
-    they are; `last_val_acc` is that of the last epoch, on whatever images validated.
+    they are; `last_val_acc` is that of the last epoch, on whatever images validated. `train_s` is
+    the sum of the epochs, with augmentation, validation and checkpoints.
     """
 
     seed: Annotated[int, Field(ge=0)]
@@ -40,6 +41,7 @@ class SeedRun(_Part):
     best_epoch: Epoch
     epochs: Epoch
     duration_s: Positive
+    train_s: Positive | None = None
 
 
 class Origin(_Part):
@@ -83,6 +85,12 @@ class Entry(Origin):
     def run_s(self) -> float:
         """The median time of a run, seconds."""
         return statistics.median(run.duration_s for run in self.runs)
+
+    @property
+    def train_s(self) -> float | None:
+        """The mean time of the epochs of a run, seconds; None where it is not known of all."""
+        times = [run.train_s for run in self.runs if run.train_s is not None]
+        return statistics.mean(times) if len(times) == len(self.runs) else None
 
     @property
     def epochs(self) -> str:
