@@ -99,6 +99,16 @@ class SGD(Section):
     maximize: Literal[False] = False
 
 
+class Muon(Section):
+    momentum: Decay
+    nesterov: bool
+    weight_decay: NonNegative
+    ns_steps: int = Field(ge=1, le=7)
+    adam_share: Positive
+    betas: Betas
+    eps: Positive
+
+
 class OneCycle(Section):
     warmup: Share
     start: Share
@@ -130,6 +140,7 @@ OPTIMIZERS: dict[str, type[Section]] = {
     "torch.optim.Adam": Adam,
     "torch.optim.AdamW": AdamW,
     "torch.optim.SGD": SGD,
+    "fmnist.muon.Muon": Muon,
 }
 SCHEDULES: dict[str, type[Section]] = {
     "fmnist.schedules.one_cycle": OneCycle,

@@ -15,6 +15,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from fmnist.classifier import Classifier
 from fmnist.data import Batch, Batches
+from fmnist.muon import Muon
 
 Replay = Callable[[], object]
 
@@ -26,7 +27,7 @@ def why_not(trainer: pl.Trainer, module: Classifier) -> str | None:
     are known to decide nothing; an optimizer must read its rate and step from the device.
     """
     reasons = {
-        "this optimizer": type(trainer.optimizers[0]) not in (Adam, AdamW),
+        "this optimizer": type(trainer.optimizers[0]) not in (Adam, AdamW, Muon),
         "trainer.gradient_clip_val": trainer.gradient_clip_val is not None,
         "trainer.detect_anomaly": torch.is_anomaly_enabled(),
         "a network of your own": any(
@@ -88,9 +89,11 @@ class GraphedSteps:
         device = batches.images.device
         for group in self.optimizer.param_groups:
             group["lr"] = torch.tensor(float(group["lr"]), device=device)
-            group["capturable"] = device.type == "cuda"
+            if "capturable" in group:
+                group["capturable"] = device.type == "cuda"
         for state in self.optimizer.state.values():  # of a checkpoint
-            state["step"] = state["step"].to(device, torch.float32)
+            if "step" in state:
+                state["step"] = state["step"].to(device, torch.float32)
         self.order = batches.order.clone()
         self.draws = {name: values.clone() for name, values in batches.draws.items()}
         self.rates = torch.zeros(len(self.optimizer.param_groups), len(batches), device=device)
