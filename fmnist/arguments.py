@@ -50,6 +50,11 @@ class WideResnet(Section):
     dropout: Dropout
 
 
+class Speedrun(Section):
+    stem: Count
+    channels: Annotated[list[Count], Field(min_length=3, max_length=3)]
+
+
 class Resnet18(Section):
     pass
 
@@ -131,6 +136,7 @@ MODELS: dict[str, type[Section]] = {
     "fmnist.models.cnn_bn": CnnBn,
     "fmnist.models.mlp": Mlp,
     "fmnist.models.wide_resnet": WideResnet,
+    "fmnist.speedrun.speedrun": Speedrun,
     "fmnist.vision.resnet18": Resnet18,
     "fmnist.vision.mobilenet_v3": MobilenetV3,
     "fmnist.vision.classifier": Torchvision,

@@ -174,7 +174,7 @@ def test_what_a_graph_cannot_repeat_is_named(monkeypatch: pytest.MonkeyPatch) ->
     cases = {
         "trainer.precision=32-true": None,
         "model=mlp": None,
-        "optim=muon": None,
+        "experiment=speedrun trainer=cpu model.channels=[8,8,8]": None,
         "optim=sgd": "this optimizer",
         "trainer.gradient_clip_val=1.0": "trainer.gradient_clip_val",
         "trainer.detect_anomaly=true": "trainer.detect_anomaly",

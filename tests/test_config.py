@@ -36,7 +36,7 @@ def refused(*overrides: str) -> str:
         ("optim.optimizer.bets=3", "Did you mean optim.optimizer.betas?"),
         ("optim/shedule=constant", "Unknown group optim/shedule. Did you mean optim/schedule?"),
         ("model=cmn", "Unknown choice model=cmn. Did you mean cnn? Choices: cnn, cnn_bn, "),
-        ("experiment=nope", "Unknown choice experiment=nope. Choices: cnn, cnn_bn, "),
+        ("experiment=nope", "Unknown choice experiment=nope. Choices: "),
         ("trainer=smok", "Unknown choice trainer=smok. Did you mean smoke?"),
         ("model=null", "model=null leaves nothing."),
         ("~model", "~model leaves nothing."),

@@ -17,6 +17,8 @@ OPTIONS = [
     ["optim=adamw", "optim.optimizer.weight_decay=0.1", "optim.decay=all"],
     ["optim=sgd", "optim.lr=0.05"],
     ["optim=sgd", "optim.optimizer.nesterov=false", "optim.decay=all"],
+    ["optim=muon", "optim.optimizer.weight_decay=0.1"],
+    ["optim=muon", "callbacks=finetuning", "callbacks.finetuning.frozen_epochs=1"],
     ["optim/schedule=one_cycle"],
     ["optim/schedule=cosine"],
     ["optim/schedule=cosine", "optim.schedule.warmup=0.4"],
