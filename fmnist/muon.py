@@ -17,11 +17,11 @@ QUINTIC = (3.4445, -4.7750, 2.0315)
 class Muon(Optimizer):
     """Muon for matrices and convolutions, AdamW for all else: biases, norms and the last layer.
 
-    A convolution counts as a matrix (out, in * height * width). The last layer is the last weight
-    of two or more dimensions among `params`: a network's parameters come in the order in which it
-    makes its layers. `lr` is the rate of Muon, times sqrt(rows / columns) where a matrix is tall;
-    AdamW's is `adam_share` of it, so that one schedule moves both. Weight decay is decoupled in
-    both. Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/
+    A convolution counts as a matrix (out, in * height * width); a single row or column does not.
+    The last layer is the last matrix among `params`: a network's parameters come in the order in
+    which it makes its layers. `lr` is the rate of Muon, times sqrt(rows / columns) where a matrix
+    is tall; AdamW's is `adam_share` of it, so that one schedule moves both. Weight decay is
+    decoupled in both. Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/
 
     All that changes between steps is read from tensors where the rate is one: a step can be
     captured in a CUDA graph.
@@ -50,8 +50,8 @@ class Muon(Optimizer):
             "eps": eps,
         }
         super().__init__(params, defaults)
-        weights = [p for group in self.param_groups for p in group["params"] if p.ndim > 1]
-        self._last = weights[-1] if weights else None
+        matrices = [p for group in self.param_groups for p in group["params"] if _is_matrix(p)]
+        self._last = matrices[-1] if matrices else None
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -62,8 +62,8 @@ class Muon(Optimizer):
                 loss = closure()
         for group in self.param_groups:
             given = [p for p in group["params"] if p.grad is not None]
-            hidden = [p for p in given if p.ndim > 1 and p is not self._last]
-            others = [p for p in given if p.ndim <= 1 or p is self._last]
+            hidden = [p for p in given if _is_matrix(p) and p is not self._last]
+            others = [p for p in given if not _is_matrix(p) or p is self._last]
             if hidden:
                 self._step_muon(group, hidden)
             if others:
@@ -116,6 +116,11 @@ class Muon(Optimizer):
             state[name] = torch.zeros_like(weight)
         kept: Tensor = state[name]
         return kept
+
+
+def _is_matrix(weight: Tensor) -> bool:
+    """Say whether `weight` has rows and columns, more than one of each."""
+    return weight.ndim > 1 and 1 < len(weight) < weight.numel()
 
 
 def orthogonal(matrices: Tensor, num_steps: int) -> Tensor:

@@ -131,7 +131,7 @@ def test_all_else_moves_as_adamw_moves_it() -> None:
         assert torch.equal(weight, rest[name]), name
 
 
-def test_the_last_layer_is_found_in_groups_too_and_alone() -> None:
+def test_who_takes_what_is_seen_from_shapes_and_order() -> None:
     net = small_net()
     weights = [p for p in net.parameters() if p.ndim > 1]
     others = [p for p in net.parameters() if p.ndim <= 1]
@@ -142,6 +142,12 @@ def test_the_last_layer_is_found_in_groups_too_and_alone() -> None:
     assert kept.pop("conv1.weight") == {"momentum_buffer"}
     assert kept.pop("conv2.weight") == kept.pop("dense1.weight") == {"momentum_buffer"}
     assert all(names == {"step", "exp_avg", "exp_avg_sq"} for names in kept.values())
+    scales = [nn.Parameter(torch.ones(shape)) for shape in [(8, 1, 1), (1, 5, 6), (7,), (4, 1, 3)]]
+    for scale in scales:
+        scale.grad = torch.ones_like(scale)
+    optimizer = Muon([*scales, *nn.Linear(3, 2).parameters()], lr=0.02, **SETTINGS)
+    optimizer.step()
+    assert ["exp_avg" in optimizer.state[scale] for scale in scales] == [True, True, True, False]
     linear = nn.Linear(3, 2)
     linear.weight.grad = torch.ones(2, 3)
     alone = Muon(linear.parameters(), lr=0.02, **SETTINGS)
