@@ -241,7 +241,8 @@ def epoch_line(row: Mapping[str, float], num_epochs: int | None) -> str:
 
 
 def _learning_rate(trainer: pl.Trainer) -> float:
-    return float(trainer.optimizers[0].param_groups[0]["lr"])
+    """Return the last layer's: that of all, unless a backbone learns more slowly."""
+    return float(trainer.optimizers[0].param_groups[-1]["lr"])
 
 
 def _csv(rows: Sequence[Row], columns: Sequence[str]) -> str:

@@ -250,14 +250,15 @@ class Classifier(pl.LightningModule):
 
 
 def _apart(net: nn.Module, backbone_lr: float) -> list[dict[str, Any]]:
-    """Return groups of parameters: the last layer's, and all others, which learn at their rate.
+    """Return groups of parameters: the backbone's, at a rate of its own, then the last layer's.
 
-    The backbone is in the optimizer also while it is frozen: without gradients it is passed over,
-    decay included, and the groups of every checkpoint are the same.
+    The last layer comes last, as in the network: fmnist.muon.Muon goes by the order. The backbone
+    is there also while it is frozen: without gradients it is passed over, decay included, and the
+    groups of every checkpoint are the same.
     """
     head = list(last_layer(net)[1].parameters())
     backbone = [p for p in net.parameters() if all(p is not own for own in head)]
-    return [{"params": head}, {"params": backbone, "lr": backbone_lr}]
+    return [{"params": backbone, "lr": backbone_lr}, {"params": head}]
 
 
 def _sparing(group: dict[str, Any]) -> list[dict[str, Any]]:

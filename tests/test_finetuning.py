@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from fmnist import build, config, finetuning, proof, run
+from fmnist import build, config, finetuning, models, proof, run
 from fmnist.classifier import Classifier
 from fmnist.errors import UsageError
 
@@ -56,8 +56,9 @@ def test_rates_and_decay_are_those_of_their_group() -> None:
     module = build.classifier(settled("optim.lr=0.01", "callbacks.finetuning.lr_ratio=0.2"))
     groups = module._groups(spares=True)
     given = [(g.get("lr"), g.get("weight_decay"), len(g["params"])) for g in groups]
-    assert given == [(None, None, 1), (None, 0.0, 1), (0.002, None, 3), (0.002, 0.0, 6)]
+    assert given == [(0.002, None, 3), (0.002, 0.0, 6), (None, None, 1), (None, 0.0, 1)]
     every = [id(p) for g in groups for p in g["params"]]
+    assert groups[2]["params"][0] is models.last_layer(module.net)[1].weight
     assert sorted(every) == sorted(id(p) for p in module.net.parameters())
 
 
