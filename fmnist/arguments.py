@@ -120,6 +120,10 @@ class OneCycle(Section):
     end: Share
 
 
+class Linear(OneCycle):
+    pass
+
+
 class Step(Section):
     warmup: Share
     milestones: list[Share]
@@ -150,6 +154,7 @@ OPTIMIZERS: dict[str, type[Section]] = {
 }
 SCHEDULES: dict[str, type[Section]] = {
     "fmnist.schedules.one_cycle": OneCycle,
+    "fmnist.schedules.linear": Linear,
     "fmnist.schedules.step": Step,
     "fmnist.schedules.constant": Constant,
 }

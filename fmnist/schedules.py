@@ -13,6 +13,18 @@ def one_cycle(progress: float, warmup: float, start: float, end: float) -> float
     return end + (1 - end) * (1 + math.cos(math.pi * (progress - warmup) / (1 - warmup))) / 2
 
 
+def linear(progress: float, warmup: float, start: float, end: float) -> float:
+    """Rise linearly from `start` to 1 over the `warmup` share, then fall linearly to `end`.
+
+    See Defazio et al. 2023, arXiv:2310.07831.
+    """
+    if progress < warmup:
+        return start + (1 - start) * progress / warmup
+    if warmup == 1:
+        return 1.0
+    return 1 - (1 - end) * (progress - warmup) / (1 - warmup)
+
+
 def step(progress: float, warmup: float, milestones: Sequence[float], factor: float) -> float:
     """Rise linearly from 0 to 1 over the `warmup` share; fall by `factor` at each milestone."""
     if progress < warmup:

@@ -22,6 +22,7 @@ OPTIONS = [
     ["optim/schedule=one_cycle"],
     ["optim/schedule=cosine"],
     ["optim/schedule=cosine", "optim.schedule.warmup=0.4"],
+    ["optim/schedule=linear"],
     ["optim/schedule=step"],
     ["optim/schedule=step", "optim.schedule.warmup=0.4"],
     ["optim/schedule=constant"],
@@ -50,7 +51,7 @@ def test_every_choice_in_the_files_is_among_them() -> None:
             assert f"{group}={path.stem}" in words
 
 
-@pytest.mark.parametrize("schedule", ["one_cycle", "cosine", "step"])
+@pytest.mark.parametrize("schedule", ["one_cycle", "cosine", "linear", "step"])
 def test_a_warm_up_rises_from_near_zero_to_the_peak(schedule: str) -> None:
     words = [f"optim/schedule={schedule}", "optim.schedule.warmup=0.2"]
     rate = build._schedule(config.check(config.compose(words))["optim"]["schedule"])

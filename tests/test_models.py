@@ -148,6 +148,13 @@ def test_one_cycle_without_warmup_is_a_cosine_and_constant_is_constant() -> None
     assert {schedules.constant(i / 10) for i in range(11)} == {1.0}
 
 
+def test_linear_rises_and_falls_in_straight_lines() -> None:
+    rates = [schedules.linear(i / 100, warmup=0.2, start=0.5, end=0.1) for i in range(101)]
+    assert rates[:21] == pytest.approx([0.5 + 0.5 * i / 20 for i in range(21)])
+    assert rates[20:] == pytest.approx([1 - 0.9 * i / 80 for i in range(81)])
+    assert schedules.linear(1.0, warmup=1.0, start=0.0, end=0.0) == 1.0
+
+
 def test_steps_fall_at_their_milestones_after_a_warm_up() -> None:
     given = {"warmup": 0.1, "milestones": [0.5, 0.75], "factor": 0.1}
     rates = [schedules.step(i / 100, **given) for i in range(101)]  # type: ignore[arg-type]
