@@ -15,7 +15,7 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 @functools.cache
 def _usual(model: str) -> dict[str, Any]:
-    return config.settle(config.check(config.compose([f"model={model}"])))
+    return config.settle(config.check(config.compose([f"model={model}", "optim=adam"])))
 
 
 def usual_config(model: str = "cnn", **values: Any) -> dict[str, Any]:

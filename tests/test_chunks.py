@@ -61,9 +61,12 @@ def check_chunks(monkeypatch: pytest.MonkeyPatch, overrides: list[str]) -> None:
 @pytest.mark.parametrize(
     "overrides",
     [
-        ["trainer.log_every_n_steps=3", "trainer.check_val_every_n_epoch=2"],
+        ["trainer.log_every_n_steps=3", "trainer.check_val_every_n_epoch=2", "optim=adam"],
         ["trainer.precision=32-true", "model.dropout=0.5", "augment=strong"],
-        ["optim.optimizer.decoupled_weight_decay=true", "optim.optimizer.weight_decay=0.1"],
+        [
+            *("optim=adam", "optim.optimizer.weight_decay=0.1"),
+            "optim.optimizer.decoupled_weight_decay=true",
+        ],
         [*MOODY, "trainer.precision=32-true"],
         ["augment=cutmix", "optim.label_smoothing=0.1"],
         ["callbacks.finetuning.frozen_epochs=1", "optim=adamw", "trainer.log_every_n_steps=4"],

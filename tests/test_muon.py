@@ -201,7 +201,7 @@ class Killed(BaseException):
 
 @pytest.mark.usefixtures("small_data", "workdir")
 def test_a_killed_run_ends_as_if_nothing_had_happened(monkeypatch: pytest.MonkeyPatch) -> None:
-    words = [*FAST, "optim=muon", "figures=none", "augment=strong", "model.dropout=0.2"]
+    words = [*FAST, "optim.lr=0.02", "figures=none", "augment=strong", "model.dropout=0.2"]
     words += ["optim.optimizer.weight_decay=0.1", "trainer.gradient_clip_val=1.0"]
     whole = run.train([*words, "name=whole"])
     assert whole.scores["val/acc"] > 0.5

@@ -48,7 +48,7 @@ def test_other_config_is_refused_naming_the_keys(tmp_path: Path, plain: dict[str
     plain["optim"]["lr"] = 0.01
     plain["trainer"]["gradient_clip_val"] = 1.0
     expected = re.escape(
-        "cnn was made with another config (optim.lr: 0.003, now 0.01; "
+        "cnn was made with another config (optim.lr: 0.005, now 0.01; "
         "trainer.gradient_clip_val: (not set), now 1.0). "
         "Choose another name=... or delete the folder."
     )

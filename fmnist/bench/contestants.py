@@ -15,7 +15,13 @@ from fmnist.bench.results import Sample
 from fmnist.bench.settings import PROJECT, Settings
 
 NAME = "bench"  # of our run in the fresh folder of each process
-SAME_RECIPE = ("optim/schedule=constant", "optim.lr=0.001", "augment=none", "figures=none")
+SAME_RECIPE = (
+    "optim=adam",
+    "optim/schedule=constant",
+    "optim.lr=0.001",
+    "augment=none",
+    "figures=none",
+)
 
 
 class Task(NamedTuple):

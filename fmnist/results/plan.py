@@ -16,7 +16,6 @@ NUM_SEEDS = {  # what is not named here runs 3 times
     "notebook_as_published": 5,
     "cnn": 5,
     "mlp": 5,
-    "cnn_bn": 5,
     "wide_resnet": 1,
     "speedrun": 25,
 }
