@@ -16,6 +16,7 @@ NUM_SEEDS = {  # what is not named here runs 3 times
     "notebook_as_published": 5,
     "cnn": 5,
     "mlp": 5,
+    "cnn_long": 1,
     "wide_resnet": 1,
     "speedrun": 25,
 }
