@@ -9,7 +9,7 @@ from fmnist import proof, record, run
 
 SMALLER = {  # a network: overrides that let a CPU train it in seconds
     "mobilenet_v3": ["model.size=small"],
-    "speedrun": ["model.channels=[8,16,16]", "optim=muon"],
+    "speedrun": ["model.channels=[8,16,16]"],
     "torchvision": ["model.arch=squeezenet1_1"],
     "transfer": [
         *("model.arch=squeezenet1_1", "model.size_px=40", "model.weights=null"),
