@@ -15,6 +15,7 @@ from fmnist import proof, record
 pytestmark = [pytest.mark.kill, pytest.mark.usefixtures("small_data")]
 
 WORDS = ["data.batch_size=50", "data.val_size=100", "trainer.max_epochs=4", "name=run"]
+WORDS += ["optim=adam"]  # whose checkpoints are as large as the disk below is made for
 
 
 @pytest.fixture
