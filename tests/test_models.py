@@ -58,7 +58,9 @@ def count(net: nn.Module) -> int:
 def test_cnn_bn_is_padded_and_normalised(images: Tensor) -> None:
     net = models.cnn_bn(channels=[32, 64], hidden=128, dropout=0.0)
     convolutions = 9 * 32 + 9 * 32 * 64
-    assert count(net) == convolutions + 2 * (32 + 64 + 128) + 64 * 49 * 128 + 128 * 10 + 10
+    expected = convolutions + 2 * (32 + 64 + 128) + 64 * 49 * 128 + 128 * 10 + 10
+    assert count(net) == expected == 421_866
+    assert "421,866 parameters" in (models.cnn_bn.__doc__ or "")
     net.train()
     w = dict(net.named_parameters())
     x = images.float() / 255
