@@ -62,11 +62,19 @@ def _unknown_key(model: type[BaseModel], path: list[str], prefix: str, typed: Ty
     shown = word.partition("=")[0] if word else key + _where(path[-1], typed.folders)
     known = _known_keys()
     if key in known:  # of another choice in the same group
-        section = key.rpartition(".")[0].replace("hydra.", "hydra/").replace(".", "/")
+        section = _group(key.rpartition(".")[0])
         return (
             f"Unknown key {shown}: the {section} that is chosen has none. Choose another {section}."
         )
     return f"Unknown key {shown}.{suggest(key, known)}"
+
+
+def _group(section: str) -> str:
+    """Name the group of files that chooses what stands at `section`: its own, or one above it."""
+    place = CONF_DIR / section.replace(".", "/")
+    while not place.is_dir():
+        place = place.parent
+    return place.relative_to(CONF_DIR).as_posix()
 
 
 def help_text() -> str:
@@ -161,6 +169,8 @@ def _describe_plain(annotation: Any, metadata: Iterable[Any]) -> str:
     words = {int: "an integer", float: "a number", bool: "true or false", str: "a text"}
     words |= {NoneType: "null", dict: "a mapping"}
     word = words.get(annotation, "a mapping")
+    if annotation is str and any(getattr(m, "min_length", 0) for m in metadata):
+        return "a text that is not empty"
     bounds = {n: getattr(m, n) for m in metadata for n in ("ge", "gt", "le", "lt") if hasattr(m, n)}
     if "ge" in bounds and "le" in bounds:
         return f"{word} in {bounds['ge']}..{bounds['le']}"

@@ -170,6 +170,26 @@ def test_valid_override_is_accepted(override: str) -> None:
     read_command([override])
 
 
+@pytest.mark.parametrize(
+    ("words", "group"),
+    [
+        (["optim=adam", "optim.optimizer.momentum=0.9"], "optim"),
+        (["optim/schedule=constant", "optim.schedule.warmup=0.1"], "optim/schedule"),
+        (["model=mlp", "model.channels=[8,8]"], "model"),
+    ],
+)
+def test_a_key_of_another_choice_names_a_group_that_exists(words: list[str], group: str) -> None:
+    assert (CONF_DIR / group).is_dir()
+    expected = f"the {group} that is chosen has none. Choose another {group}."
+    assert refused(*words).endswith(expected)
+
+
+def test_an_empty_text_is_named_so() -> None:
+    message = refused("model=transfer", "model.weights=''")
+    assert message == "model.weights must be a text that is not empty or null, got ''."
+    assert "name must be a text that is not empty or null, got ''" in refused("name=''")
+
+
 def test_a_number_is_a_name() -> None:
     assert config.check(config.compose(["name=7"]))["name"] == "7"
 
