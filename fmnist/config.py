@@ -68,7 +68,19 @@ def revive(config: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any
         today = check(compose(overrides))
     except UsageError:  # made with files that are not here
         today = {}
+    for section in arguments.TARGETS:  # whose defaults may have become another class's since
+        recorded, ours = _section(config, section), _section(today, section)
+        if recorded.get("_target_") not in (None, ours.get("_target_")):
+            ours.clear()
     return check(OmegaConf.merge(today, dict(config)))  # type: ignore[arg-type]
+
+
+def _section(config: Mapping[str, Any], path: str) -> dict[str, Any]:
+    """Return the mapping at a dotted `path`, or an empty one where there is none."""
+    found: Any = config
+    for part in path.split("."):
+        found = found.get(part) if isinstance(found, Mapping) else None
+    return found if isinstance(found, dict) else {}
 
 
 def defaults(overrides: Sequence[str]) -> dict[str, Any]:

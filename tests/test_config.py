@@ -282,6 +282,21 @@ def test_own_class_is_left_to_its_constructor() -> None:
     assert command.cfg.model._target_ == "torchvision.models.get_model"
 
 
+@pytest.mark.parametrize("words", [["optim=adam"], ["optim=sgd"], ["model=mlp", "optim=adamw"]])
+def test_a_record_of_other_defaults_is_revived_as_it_is(words: list[str]) -> None:
+    """What a run did not name then may mean another class today."""
+    recorded = config.settle(config.check(config.compose(words)))
+    assert config.revive(recorded, []) == recorded
+
+
+def test_a_key_that_a_record_lacks_has_its_default() -> None:
+    recorded = config.settle(config.check(config.compose(["model=mlp", "optim=adam"])))
+    optim = {key: value for key, value in recorded["optim"].items() if key != "decay"}
+    model = {key: value for key, value in recorded["model"].items() if key != "dropout"}
+    old = {**recorded, "optim": optim, "model": model}
+    assert config.revive(old, ["model=mlp"]) == recorded
+
+
 def test_check_takes_plain_data_too() -> None:
     cfg = config.compose()
     assert config.check(OmegaConf.to_container(cfg)) == config.check(cfg)

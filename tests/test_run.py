@@ -61,6 +61,36 @@ def hashes(folder: Path) -> dict[str, bytes]:
     return {str(p): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
+def forget_overrides(folder: Path, *keys: str) -> None:
+    """Make `folder` that of a run for which `keys` were the defaults."""
+    path = folder / "run.json"
+    data = json.loads(path.read_text())
+    data["overrides"] = [w for w in data["overrides"] if w.partition("=")[0] not in keys]
+    path.write_text(json.dumps(data))
+
+
+def test_a_run_of_other_defaults_goes_on_and_loads(monkeypatch: pytest.MonkeyPatch) -> None:
+    words = [*FAST, "model=mlp", "optim=adam", "augment=none", "figures=none"]
+    whole = run.train([*words, "name=whole"])
+    update = record.Record.update
+
+    def die(self: record.Record, **fields: Any) -> None:
+        update(self, **fields)
+        if fields.get("epochs_done") == 1:
+            raise SystemExit
+
+    with monkeypatch.context() as patch:
+        patch.setattr(record.Record, "update", die)
+        with pytest.raises(SystemExit):
+            run.train([*words, "name=old"])
+    forget_overrides(Path("runs/old"), "model", "optim", "augment")
+    old = run.resume("runs/old")
+    assert [attempt["start_epoch"] for attempt in old.data["attempts"]] == [0, 1]
+    assert old.data["config"] == {**whole.data["config"], "name": "old"}
+    assert old.scores == whole.scores
+    assert run.load("runs/old").evaluate("val")["val/acc"] == whole.scores["val/acc"]
+
+
 @pytest.fixture(scope="module")
 def finished(small_files: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One whole run that several tests look at and none changes."""
