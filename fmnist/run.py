@@ -220,6 +220,12 @@ def _explain(error: BaseException, folder: Path, config: dict[str, Any]) -> User
             "one under another name=..., or free some memory and type the same line again."
         )
     return None
+    if isinstance(error, ValueError) and "Expected more than 1 value per channel" in str(error):
+        return UserError(
+            "Batch normalisation cannot train on batches of one image, got data.batch_size="
+            f"{config['data']['batch_size']}. Set data.batch_size >= 2 for each process, under "
+            "another name=..."
+        )
 
 
 def _is_out_of_memory(error: BaseException) -> bool:

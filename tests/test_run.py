@@ -69,6 +69,24 @@ def forget_overrides(folder: Path, *keys: str) -> None:
     path.write_text(json.dumps(data))
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["model=cnn_bn"],
+        ["model=torchvision", "model.arch=shufflenet_v2_x0_5", "model.size_px=28"],
+    ],
+)
+def test_batch_norm_with_batches_of_one_image_is_explained(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [*FAST, *words, "data.batch_size=1", "figures=none", "name=one"]
+    with pytest.raises(UserError, match=r"got data.batch_size=1\. Set data.batch_size >= 2"):
+        run.train(words)
+    assert "This is a bug" not in capsys.readouterr().err
+    assert not Path("runs/one/error.txt").exists()
+    assert record.read(Path("runs/one")).status == "failed"
+
+
 def test_a_run_of_other_defaults_goes_on_and_loads(monkeypatch: pytest.MonkeyPatch) -> None:
     words = [*FAST, "model=mlp", "optim=adam", "augment=none", "figures=none"]
     whole = run.train([*words, "name=whole"])
