@@ -3,7 +3,6 @@
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import BaseFinetuning
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
 from fmnist.classifier import Classifier
@@ -13,8 +12,9 @@ from fmnist.models import last_layer
 class Finetuning(BaseFinetuning):
     """Train the last layer alone for `frozen_epochs` epochs, then the backbone too.
 
-    A frozen batch norm normalises by its running statistics and leaves them as they are, so that
-    the features of an image are always the same.
+    A frozen backbone works as in evaluation: no dropout, no stochastic depth, and batch norms
+    normalise by their running statistics, which stay as they are. So the features of an image are
+    always the same.
 
     Its sibling BackboneFinetuning of Lightning 2.6.6 cannot resume exactly: freed and started again
     from a checkpoint, the backbone is frozen for ever; the group that it adds to the optimizer is
@@ -38,12 +38,11 @@ class Finetuning(BaseFinetuning):
 
 
 def _set_learning(net: nn.Module, learns: bool) -> None:
-    """Freeze or free the backbone: weights, and the running statistics of batch norms."""
+    """Freeze or free the backbone: its weights, and all that works otherwise in training."""
     head = last_layer(net)[1]
+    net.train(learns)
+    head.train()
     for layer in net.modules():
-        if layer is head:
-            continue
-        for weight in layer.parameters(recurse=False):
-            weight.requires_grad = learns
-        if isinstance(layer, _BatchNorm):
-            layer.train(learns)
+        if layer is not head:
+            for weight in layer.parameters(recurse=False):
+                weight.requires_grad = learns

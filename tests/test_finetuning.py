@@ -95,6 +95,7 @@ def test_killed_around_the_freeing_equals_uninterrupted(
     [
         ["callbacks.ema.decay=0.9"],
         ["optim=sgd", "optim.lr=0.05", "trainer.gradient_clip_val=1.0"],
+        ["model=wide_resnet", "model.depth=10", "model.width=1", "model.dropout=0.5"],
         ["model=transfer", "model.arch=shufflenet_v2_x0_5", "model.size_px=32"],
     ],
     ids=" ".join,
@@ -148,6 +149,31 @@ def test_a_frozen_batch_norm_normalises_by_what_it_knows() -> None:
     torch.testing.assert_close(features(images)[:1], features(images[:1]))
     finetuning._set_learning(net, True)
     assert all(layer.training for layer in norms)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["model=wide_resnet", "model.depth=10", "model.width=1", "model.dropout=0.5"],
+        ["model=torchvision", "model.arch=efficientnet_b0", "model.size_px=32"],
+        ["model=cnn", "model.dropout=0.5"],
+    ],
+    ids=["dropout", "stochastic depth", "blocks"],
+)
+def test_the_features_of_an_image_are_the_same_while_frozen(words: list[str]) -> None:
+    net = build.net(settled(*words))
+    seen: list[Tensor] = []
+    head = models.last_layer(net)[1]
+    head.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    images = torch.randint(0, 256, (4, 1, 28, 28), dtype=torch.uint8)
+    finetuning._set_learning(net, False)
+    assert head.training
+    _ = net(images), net(images)
+    assert torch.equal(seen[0], seen[1])
+    finetuning._set_learning(net, True)
+    assert all(layer.training for layer in net.modules())
+    _ = net(images), net(images)
+    assert not torch.equal(seen[2], seen[3])
 
 
 def test_several_processes_cannot_freeze() -> None:
