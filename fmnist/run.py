@@ -85,8 +85,9 @@ def _start(
     with build.quiet():
         build.check_trainer(config)
     data = build.data(config)
-    begun = record.read(place).data if place and goes_on else None
-    module, taken = weights.begin(config, begun)
+    found = record.read(place) if place and (place / record.RECORD).exists() else None
+    has_weights = found is not None and (goes_on or found.scores)  # these: all but its last write
+    module, taken = weights.begin(config, found.data if found and has_weights else None)
     data.prepare_data()
     place = place or record.claim(RUNS, None, config["model"]["_target_"].rpartition(".")[2])
     record.claim(place.parent, place.name, "")
@@ -219,13 +220,13 @@ def _explain(error: BaseException, folder: Path, config: dict[str, Any]) -> User
             f"Out of memory with data.batch_size={config['data']['batch_size']}. Take a smaller "
             "one under another name=..., or free some memory and type the same line again."
         )
-    return None
     if isinstance(error, ValueError) and "Expected more than 1 value per channel" in str(error):
         return UserError(
             "Batch normalisation cannot train on batches of one image, got data.batch_size="
             f"{config['data']['batch_size']}. Set data.batch_size >= 2 for each process, under "
             "another name=..."
         )
+    return None
 
 
 def _is_out_of_memory(error: BaseException) -> bool:

@@ -18,9 +18,10 @@ import torch
 from torch import Tensor, nn
 from torchvision import models
 
-from fmnist import build
+from fmnist import build, fitting, schema
 from fmnist.classifier import Classifier
 from fmnist.errors import UsageError, UserError
+from fmnist.fitting import State
 from fmnist.messages import suggest
 from fmnist.model import load_model
 from fmnist.models import last_layer
@@ -30,9 +31,7 @@ TARGET = "fmnist.vision.transfer"
 TIMEOUT_S = 30  # of a download, without a sign of life
 SUFFIXES = (".pth", ".pt", ".ckpt")
 _WRAPPERS = ("state_dict", "model")  # where checkpoints of Lightning and torchvision keep theirs
-_AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")  # heads of GoogLeNet and Inception, training only
 _OLD_DENSENET = re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.(?=[12]\.)")  # as torchvision's
-State = dict[str, Tensor]
 
 
 class Given(NamedTuple):
@@ -58,15 +57,40 @@ def begin(
         return build.classifier(config, begun.get("weights")), None
     if model["_target_"] != TARGET or model["weights"] is None:
         return build.classifier(config), None
-    path = Path(model["weights"]).expanduser()
-    if path.is_dir():
-        given = _of_run(model, path)
+    path, is_folder = _place(model["weights"])
+    if is_folder:
+        given = _of_run(config, path)
         module = build.classifier(config, given.facts)
     else:
         module = build.classifier(config)
         given = _of_torchvision_or_file(model, path, module.net)
     module.net.load_state_dict(given.state, strict=False)  # lacks the last layer, which is new
     return module, given.facts
+
+
+def _place(typed: str) -> tuple[Path, bool]:
+    """Return what `typed` is as a path, and whether a folder is there.
+
+    Raises UsageError for what can be no path, and for runs/latest: tomorrow it is another run.
+    """
+    try:
+        path = Path(typed).expanduser()
+        is_folder = path.is_dir()
+        links = [p for p in (path, *path.parents) if p.name == "latest" and p.is_symlink()]
+    except (OSError, RuntimeError, ValueError) as error:  # too long, not ours to look at; ~nobody
+        reason = getattr(error, "strerror", None) or str(error).rstrip(".")
+        raise UsageError(
+            f"model.weights={typed} cannot be looked up ({reason}). Give the path of a file or of "
+            "a run folder, or a name of torchvision's such as DEFAULT."
+        ) from None
+    if links:
+        inside = path.relative_to(links[0])
+        run = links[0].parent / links[0].readlink() / inside
+        raise UsageError(
+            f"model.weights={typed} is the link to the newest run, which changes. "
+            f"Name the run itself: model.weights={run}"
+        )
+    return path, is_folder
 
 
 def _of_torchvision_or_file(model: Mapping[str, Any], path: Path, net: nn.Module) -> Given:
@@ -106,8 +130,8 @@ def _of_torchvision(arch: str, entry: Any, model: Mapping[str, Any], net: nn.Mod
     if prefix and not digest.startswith(prefix[1]):
         raise _damaged(path, f"its sha256 does not begin with {prefix[1]}")
     preset = entry.transforms()
-    state = _fitting(theirs.state_dict(), arch, model, net)
-    state |= _statistics(
+    state = fitting.renamed(theirs.state_dict(), arch, model, net)
+    state |= fitting.statistics(
         model, {"mean": torch.tensor(preset.mean), "std": torch.tensor(preset.std)}
     )
     return Given(state, {"source": "torchvision", "name": name, "file": file, "sha256": digest})
@@ -155,82 +179,28 @@ def _of_file(arch: str, path: Path, model: Mapping[str, Any], net: nn.Module) ->
             f"model.weights={typed} holds no state_dict, but a {type(loaded).__name__}."
         )
     state = {str(k): v for k, v in loaded.items() if isinstance(v, Tensor)}
-    prefix = _prefix(state, net.get_submodule("net"))
+    prefix = fitting.prefix(state, net.get_submodule("net"))
     inner = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
     own, outer = {}, prefix.removesuffix("net.")  # of a checkpoint of ours
     if f"{outer}normalise.mean" in state:
         own = {k: state[f"{outer}normalise.{k}"].flatten() for k in ("mean", "std")}
     elif f"{outer}colour.scale.divisor" in state:  # -1..1
         own = dict.fromkeys(("mean", "std"), torch.full((3,), 0.5))
-    taken = _fitting({_OLD_DENSENET.sub(r"\1", k): v for k, v in inner.items()}, arch, model, net)
+    taken = fitting.renamed(
+        {_OLD_DENSENET.sub(r"\1", k): v for k, v in inner.items()}, arch, model, net
+    )
     facts = {"source": "file", "name": typed, "file": path.name, "sha256": _sha256(path)}
-    return Given(taken | _statistics(model, own), facts)
+    return Given(taken | fitting.statistics(model, own), facts)
 
 
-def _prefix(state: State, net: nn.Module) -> str:
-    """Return what stands before the names of `net` in `state`, such as `module.`."""
-    names = [name for name, _ in net.named_parameters()]
-    ends = {key[: -len(names[0])] for key in state if f".{key}".endswith(f".{names[0]}")}
-    return max(sorted(ends), key=lambda e: sum(e + n in state for n in names), default="")
-
-
-def _fitting(state: State, arch: str, model: Mapping[str, Any], net: nn.Module) -> State:
-    """Return the weights of torchvision's `arch` in `state` by their names in `net`, less the last.
-
-    Raises UsageError where they are those of another network.
-    """
-    inner = net.get_submodule("net")
-    head = last_layer(inner)[0] + "."
-    wanted = {k: v for k, v in inner.state_dict().items() if not k.startswith(head)}
-    found = {k: v for k, v in state.items() if not k.startswith((head, *_AUXILIARY))}
-    missing = [k for k in wanted if k not in found and not k.endswith("num_batches_tracked")]
-    strange = [k for k in found if k not in wanted]
-    differing = [k for k in wanted if k in found and found[k].shape != wanted[k].shape]
-    says = f"model.weights={model['weights']} does not fit {arch}: "
-    if missing or strange:
-        what = f"{missing[0]} is missing" if missing else f"{strange[0]} is not in it"
-        raise UsageError(f"{says}{what}. Set model.arch to the network they are of.")
-    if differing:
-        name = differing[0]
-        shapes = f"{name} is {tuple(found[name].shape)}, not {tuple(wanted[name].shape)}"
-        raise UsageError(f"{says}{shapes}. {_remedy(name, found[name], wanted[name])}")
-    if bad := [k for k, v in found.items() if v.is_floating_point() and not v.isfinite().all()]:
-        raise UserError(f"{says}{bad[0]} holds values that are not finite. Take other weights.")
-    return {f"net.{k}": v for k, v in found.items()}
-
-
-def _remedy(name: str, found: Tensor, wanted: Tensor) -> str:
-    """Say what to do about a weight of another shape."""
-    if "position" in name or name.endswith("pos_embedding"):
-        return "Set model.size_px to that of the weights, 224 for most."
-    if (
-        found.ndim == wanted.ndim == 4
-        and found.shape[2:] == wanted.shape[2:]
-        and (found.shape[0] == wanted.shape[0])
-    ):
-        return (
-            f"For images of {found.shape[1]} channels give that many values to model.mean and "
-            "model.std."
-        )
-    return "Set model.arch to the network they are of."
-
-
-def _statistics(model: Mapping[str, Any], own: State) -> State:
-    """Return the first layer's mean and std: what the config says, else the weights' own if any."""
-    return {
-        f"normalise.{name}": value.view(1, -1, 1, 1)
-        for name, value in own.items()
-        if model[name] is None
-    }
-
-
-def _of_run(model: Mapping[str, Any], folder: Path) -> Given:
+def _of_run(config: Mapping[str, Any], folder: Path) -> Given:
     """Take the network of another run, first layer included; only the last layer is new."""
-    typed = model["weights"]
+    model, typed = config["model"], config["model"]["weights"]
     try:
         source = load_model(folder)
     except UserError as error:
         raise UserError(f"model.weights={typed}: {error}") from None
+    _check_unseen(typed, source.config["data"], config["data"])
     network = (source.run.data.get("weights") or {}).get("network") or source.config["model"]
     network = {**network, **({"weights": None} if network["_target_"] == TARGET else {})}
     if given := [key for key in ("size_px", "mean", "std") if model[key] is not None]:
@@ -252,6 +222,28 @@ def _of_run(model: Mapping[str, Any], folder: Path) -> Given:
     digest = _sha256(folder / "checkpoints" / "best.ckpt")
     facts = {"source": "run", "name": typed, "file": "best.ckpt", "sha256": digest}
     return Given(state, {**facts, "network": network})
+
+
+def _check_unseen(typed: str, theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
+    """Refuse the weights of a run that saw what this one is measured on.
+
+    `theirs` and `ours` are the configs of the data. What a run itself started from was compared
+    with it in the same way.
+    """
+    if ours["val_from"] == "test":
+        return  # says of itself that it selects on the test set
+    if theirs["val_from"] == "test":
+        raise UsageError(
+            f"model.weights={typed} was selected on the test set (data.val_from=test), which is to "
+            "stay unseen here. Take another run, or set data.val_from=test data.val_size=0."
+        )
+    keys = ("val_size", "split_seed")
+    if schema.has_validation(ours) and any(theirs[key] != ours[key] for key in keys):
+        split = " ".join(f"data.{key}={theirs[key]}" for key in keys)
+        raise UsageError(
+            f"model.weights={typed} has trained on images that validate here. Set data.val_size "
+            f"and data.split_seed as there: {split}."
+        )
 
 
 def _arch(network: Mapping[str, Any]) -> str:

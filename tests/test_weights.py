@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +18,6 @@ from torchvision.transforms._presets import ImageClassification
 from fmnist import build, config, export, portable, run, weights
 from fmnist.classifier import Classifier
 from fmnist.errors import UsageError, UserError
-from fmnist.messages import CONF_DIR
 from fmnist.models import last_layer
 
 ARCH, SIZE_PX = "shufflenet_v2_x0_5", 40
@@ -377,6 +377,101 @@ def test_what_a_run_decides_cannot_be_said_otherwise(source: Path, word: str, ma
     assert not Path("runs/b").exists()
 
 
+def set_data(folder: Path, **values: Any) -> None:
+    """Let the record of `folder` say that the run was made with other `values` of data."""
+    path = folder / "run.json"
+    data = json.loads(path.read_text())
+    data["config"]["data"] |= values
+    path.write_text(json.dumps(data))
+
+
+@pytest.mark.parametrize(
+    ("theirs", "words", "match"),
+    [
+        (
+            {"val_from": "test", "val_size": 0},
+            [],
+            r"was selected on the test set \(data.val_from=test\).* Take another run, or set",
+        ),
+        (
+            {"val_from": "test", "val_size": 0},
+            ["data.val_size=0"],
+            r"was selected on the test set",
+        ),
+        (
+            {"val_size": 0},
+            [],
+            r"has trained on images that validate here\. .* as there: data.val_size=0 data.split_s",
+        ),
+        ({"val_size": 50}, [], r"validate here\. .*: data.val_size=50 data.split_seed=0\."),
+        ({"split_seed": 7}, [], r"validate here\. .*: data.val_size=100 data.split_seed=7\."),
+    ],
+)
+def test_a_run_that_saw_what_is_measured_here_is_refused(
+    source: Path, theirs: dict[str, Any], words: list[str], match: str
+) -> None:
+    set_data(source, **theirs)
+    with pytest.raises(UsageError, match=match):
+        run.train([*FROM_RUN, *words, "name=b"])
+    assert not Path("runs/b").exists()
+
+
+@pytest.mark.parametrize(
+    ("theirs", "words"),
+    [
+        ({"split_seed": 7}, ["data.val_size=0"]),  # nothing validates here
+        ({"val_from": "test", "val_size": 0}, ["data.val_from=test", "data.val_size=0"]),
+        ({"split_seed": 7}, ["data.split_seed=7"]),
+    ],
+)
+def test_a_run_that_did_not_is_taken(
+    source: Path, theirs: dict[str, Any], words: list[str]
+) -> None:
+    set_data(source, **theirs)
+    values = config.settle(config.check(config.compose([*FROM_RUN, *words])))
+    facts = weights.begin(values, None)[1]
+    assert facts
+    assert facts["source"] == "run"
+
+
+def test_the_link_to_the_newest_run_is_refused(source: Path) -> None:
+    for word in ("runs/latest", "runs/latest/checkpoints/best.ckpt"):
+        named = word.replace("latest", "source")
+        with pytest.raises(UsageError, match=f"Name the run itself: model.weights={named}$"):
+            run.train([*FROM_RUN, f"model.weights={word}", "name=b"])
+
+
+@pytest.mark.parametrize("typed", ["~nosuchuser/x.pth", "x" * 300, "x" * 300 + "/best.ckpt"])
+def test_what_can_be_no_path_is_explained(workdir: Path, typed: str) -> None:
+    with pytest.raises(UsageError, match=r"cannot be looked up \(.*\)\. Give the path of a file"):
+        begin(f"model.weights='{typed}'")
+
+
+@pytest.mark.slow
+def test_a_run_that_lacks_its_last_write_needs_its_source_no_more(
+    source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = [*FROM_RUN, "checkpoints=best", "name=b"]
+    update = run.record.Record.update
+
+    def die(self: run.record.Record, **fields: Any) -> None:
+        if fields.get("status") == "finished":
+            raise Killed
+        update(self, **fields)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run.record.Record, "update", die)
+        with pytest.raises(Killed):
+            run.train(words)
+    assert not Path("runs/b/checkpoints/last.ckpt").exists()
+    before = run.record.read(Path("runs/b"))
+    shutil.rmtree(source)
+    done = run.train(words)
+    assert (done.status, done.scores) == ("finished", before.scores)
+    assert done.data["weights"] == before.data["weights"]
+    assert run.load("runs/b").evaluate("val")["val/acc"] == done.scores["val/acc"]
+
+
 def test_a_run_without_its_best_checkpoint_is_explained(source: Path) -> None:
     (source / "checkpoints" / "best.ckpt").unlink()
     with pytest.raises(UserError, match=r"model.weights=runs/source: .*best.ckpt is missing"):
@@ -405,8 +500,6 @@ def test_random_weights_need_no_source(workdir: Path) -> None:
 
 
 def test_the_shipped_choices_are_those_of_the_contract() -> None:
-    text = (CONF_DIR / "experiment" / "transfer.yaml").read_text()
-    assert "not measured" in text
     cfg = config.compose(["experiment=transfer"])
     assert cfg.callbacks.finetuning.frozen_epochs == 2
     assert config.compose(["model=transfer"]).callbacks.finetuning.frozen_epochs is None
