@@ -43,6 +43,8 @@ def test_every_experiment_is_labelled_and_no_label_covers_another() -> None:
     shown = {(x, round(y, 6)) for line in axes.lines for x, y in line.get_xydata()}
     seeds = [(40.0 + i, 100 * acc) for e in ENTRIES.values() for i, acc in enumerate(e["accs"])]
     assert {(time, round(percent, 6)) for time, percent in seeds} <= shown
+    rings = [line for line in axes.lines if line.get_markerfacecolor() == "none"]
+    assert len(rings) == len(ENTRIES)  # a filled mark would hide the seeds below it
     assert figures.to_array(figure).shape[2] == 3
 
 

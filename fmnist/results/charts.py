@@ -22,7 +22,7 @@ COLORS = (
 LOWEST = 86.0  # percent: published lines below are only mentioned, as the rest would be squeezed
 GPU_MARK, CPU_MARK = "D", "o"
 # Where a label may stand beside its point, in points of 1/72 inch: near ones first.
-SPOTS = [(8, 0), (-8, 0), (0, 11), (0, -11)]
+SPOTS = [(10, 0), (-10, 0), (0, 13), (0, -13)]
 SPOTS += [(side, y) for y in (13, -13, 26, -26, 39, -39) for side in (8, -8)]
 
 
@@ -31,7 +31,7 @@ def accuracy_and_time(results: Results, names: Sequence[str]) -> Figure:
     """Draw test accuracy (percent) by the time of a run, seed by seed, beside published ones."""
     figure = Figure((9, 5.6), DPI, layout="constrained")
     axes = figure.subplots()
-    axes.set_title("Test accuracy by the time of a run: a dot for each seed, ringed their mean")
+    axes.set_title("Test accuracy by the time of a run: a dot for each seed, a ring their mean")
     axes.set(xlabel="Time of a run, log scale", ylabel="Test accuracy (%)")
     axes.set_xscale("log")
     entries = {name: entry for name, entry in results.experiments.items() if name in names}
@@ -86,7 +86,7 @@ def ingredients(found: Ablation) -> Figure:
         f"What each ingredient is worth (n = {n}, paired by seed)", x=0.01, ha="left", weight="bold"
     )
     axes.set_xlabel(
-        f"Validation accuracy without it minus the whole recipe's{recipe}; points, 95 % interval"
+        f"Validation accuracy of each minus the whole recipe's{recipe}; points, 95 % interval"
     )
     return figure
 
@@ -172,7 +172,7 @@ def _draw_seeds(axes: Axes, entry: Entry, color: str) -> tuple[float, float]:
     mean = entry.run_s, sum(scores) / len(scores)
     mark = _mark(entry)
     axes.plot(times, scores, mark, color=color, ms=5, alpha=0.55, mec="none", label="seed")
-    axes.plot(*mean, mark, color=color, ms=9, mec=DARK, mew=1.2)
+    axes.plot(*mean, mark, ms=12, mfc="none", mec=color, mew=1.8)
     return mean
 
 
