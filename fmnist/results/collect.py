@@ -1,10 +1,13 @@
 """Read what finished runs measured, and refuse what could not be measured again."""
 
+import contextlib
 import csv
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from pydantic import ValidationError
 
 from fmnist import evaluation, record, reports
 from fmnist.command import Command
@@ -23,16 +26,18 @@ def collect(name: str, command: Command) -> Entry:
 
     The accuracy on the training images is measured now where that was not done before, but for
     experiments that need a GPU: it happens on the CPU. Raises UserError for runs that are missing,
-    unfinished, partial, of a dirty tree or of several commits.
+    unfinished, partial, of a dirty tree or of several commits, or that lack what is recorded.
     """
     runs = _read(name, plan.jobs(command))
     has_train = not plan.needs_gpu(command)
-    return Entry(
-        **_origin(name, runs),
-        selected_on=_same("selected_on", runs),
-        num_parameters=_same("num_parameters", runs),
-        runs=[_seed_run(run, has_train) for run in runs],
-    )
+    measured = [_seed_run(run, has_train) for run in runs]
+    with _checking(runs[0].folder.parent):
+        return Entry(
+            **_origin(name, command, runs),
+            selected_on=_same("selected_on", runs),
+            num_parameters=_same("num_parameters", runs),
+            runs=measured,
+        )
 
 
 def collect_ablation(command: Command) -> Ablation:
@@ -45,7 +50,8 @@ def collect_ablation(command: Command) -> Ablation:
     whole = next((case for case, words in command.cases.items() if not words), None)
     if whole is None:
         raise UserError("conf/sweep/ablation.yaml needs a case that changes nothing: whole: [].")
-    return Ablation(**_origin(plan.ABLATION, runs), whole=whole, cases=found)
+    with _checking(runs[0].folder.parent):
+        return Ablation(**_origin(plan.ABLATION, command, runs), whole=whole, cases=found)
 
 
 def _read(name: str, jobs: Sequence[Job]) -> list[Run]:
@@ -63,6 +69,12 @@ def _read(name: str, jobs: Sequence[Job]) -> list[Run]:
         raise UserError(f"{folder} cannot be read: {'; '.join(skipped) or 'runs are missing'}.")
     for run in runs:
         _check(run)
+        if name in plan.TIMED and len(record.read(run.folder).data["attempts"]) > 1:
+            raise UserError(
+                f"{run.label} was interrupted and resumed, so its seconds are not those of a run. "
+                f"Delete the folder and run: python scripts/results.py {name}"
+            )
+    _same("num_processes", runs)
     commits = sorted({run.fields["commit"][:7] for run in runs})
     if len(commits) > 1:
         raise UserError(
@@ -86,7 +98,20 @@ def _check(run: Run) -> None:
         raise UserError(f"{run.label} was made at several commits ({short}). {again}")
 
 
-def _origin(name: str, runs: Sequence[Run]) -> dict[str, Any]:
+@contextlib.contextmanager
+def _checking(folder: Path) -> Iterator[None]:
+    """Turn what an entry refuses into a UserError that names the folder it was read from."""
+    try:
+        yield
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        raise UserError(
+            f"{folder}: {first['loc'][0]} is missing or no valid value, got {first['input']!r}. "
+            "Delete the folder and run it again."
+        ) from None
+
+
+def _origin(name: str, command: Command, runs: Sequence[Run]) -> dict[str, Any]:
     facts = {key: _same(key, runs) for key in ORIGIN}
     started = min(str(run.fields["started"] or "") for run in runs)
     if not started:
@@ -95,6 +120,7 @@ def _origin(name: str, runs: Sequence[Run]) -> dict[str, Any]:
         "command": plan.command_line(name),
         "commit": runs[0].fields["commit"],
         "date": started[:10],
+        "recipe": plan.recipe(command),
         **facts,
     }
 
@@ -115,27 +141,30 @@ def _seed_run(run: Run, has_train: bool) -> SeedRun:
     if "test/acc" not in scores:
         raise UserError(f"{run.label} has no test/acc. Run it with test=auto.")
     curve = histories.points(histories.read_history(run.folder), "val/acc")
-    return SeedRun(
-        seed=fields["seed"],
-        val_acc=scores.get("val/acc") if fields["selected_on"] != "test" else None,
-        test_acc=scores["test/acc"],
-        train_acc=_train_acc(run.folder, has_train),
-        last_val_acc=round(curve[-1][1] / 100, 10) if curve else None,
-        best_epoch=fields["best_epoch"],
-        epochs=fields["epochs_done"],
-        duration_s=fields["duration_s"],
-        train_s=_train_s(run.folder),
-    )
+    times = _epoch_times(run.folder)
+    with _checking(run.folder):
+        return SeedRun(
+            seed=fields["seed"],
+            val_acc=scores.get("val/acc") if fields["selected_on"] != "test" else None,
+            test_acc=scores["test/acc"],
+            train_acc=_train_acc(run.folder, has_train),
+            last_val_acc=round(curve[-1][1] / 100, 10) if curve else None,
+            best_epoch=fields["best_epoch"],
+            epochs=fields["epochs_done"],
+            duration_s=fields["duration_s"],
+            train_s=round(math.fsum(times), 3) if times else None,
+            first_epoch_s=times[0] if times else None,
+        )
 
 
-def _train_s(folder: Path) -> float | None:
-    """Return the seconds that the epochs took together; None where metrics.csv does not say."""
+def _epoch_times(folder: Path) -> list[float]:
+    """Return the seconds of each epoch; none where metrics.csv does not say all of them."""
     try:
         with (folder / histories.HISTORY).open(encoding="utf-8", newline="") as file:
-            seconds = math.fsum(float(row["epoch_s"]) for row in csv.DictReader(file))
-    except (OSError, KeyError, ValueError, csv.Error):
-        return None
-    return round(seconds, 3) if math.isfinite(seconds) and seconds > 0 else None
+            seconds = [float(row["epoch_s"]) for row in csv.DictReader(file)]
+    except (OSError, KeyError, TypeError, ValueError, csv.Error):
+        return []
+    return seconds if all(math.isfinite(value) and value > 0 for value in seconds) else []
 
 
 def _train_acc(folder: Path, may_measure: bool) -> float | None:

@@ -5,14 +5,15 @@ from pathlib import Path
 
 from fmnist.compare.statistics import summarize
 from fmnist.compare.texts import duration
+from fmnist.results import plan
 from fmnist.results.store import Entry
 
 TITLE = "# Result, written by `make results` from docs/results.json; do not edit:"
-WIDTH = 108
+WIDTH = 104
 
 
-def render(name: str, entry: Entry | None) -> list[str]:
-    """Return the lines of the result's block."""
+def render(name: str, entry: Entry | None, is_older: bool = False) -> list[str]:
+    """Return the lines of the result's block; `is_older`: its recipe is not that of the file."""
     if entry is None:
         return [TITLE, f"#   not measured; to fill it: make results ARGS={name}"]
     scores = [_score(split, entry) for split in ("val", "test") if entry.values(f"{split}_acc")]
@@ -24,7 +25,9 @@ def render(name: str, entry: Entry | None) -> list[str]:
         f"{duration(entry.run_s)} a run on {entry.machine}, {entry.precision}, {entry.date}, "
         f"commit {entry.commit[:7]}"
     )
-    lines = textwrap.wrap(facts, WIDTH - 4, break_on_hyphens=False)
+    texts = [f"of an older recipe than this: {facts}" if is_older else facts]
+    texts += [plan.NOTES[name]] if name in plan.NOTES else []
+    lines = [line for text in texts for line in textwrap.wrap(text, WIDTH, break_on_hyphens=False)]
     return [TITLE, f"#   {entry.command}", *(f"#   {line}" for line in lines)]
 
 
@@ -39,10 +42,10 @@ def replace(text: str, block: list[str]) -> str:
     return head + "".join(f"{line}\n" for line in block) + "".join(lines[end:])
 
 
-def update(path: Path, entry: Entry | None) -> str:
+def update(path: Path, entry: Entry | None, is_older: bool = False) -> str:
     """Return what the file at `path` has to hold."""
     with path.open(encoding="utf-8", newline="") as file:  # as it is, whatever ends its lines
-        return replace(file.read(), render(path.stem, entry))
+        return replace(file.read(), render(path.stem, entry, is_older))
 
 
 def _epochs(entry: Entry) -> str:

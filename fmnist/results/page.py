@@ -1,36 +1,47 @@
 """docs/results.md: the recorded experiments as a page to read."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from fmnist.compare.texts import ABSENT, duration
-from fmnist.results import ablation, claims, plan
+from fmnist.results import ablation, claims, plan, targets
 from fmnist.results.store import Ablation, Entry, Results
-from fmnist.results.words import estimate
+from fmnist.results.words import NUM_TEST, by_chance, estimate
 
 NOT_MEASURED = "not measured"
+OLDER = ", of an older recipe"
 FAST = 0.94  # test accuracy that the speedrun is after
-INTRODUCTION = """\
+INTRODUCTION = f"""\
 # Results
 
 Written by `make results` from [results.json](results.json); do not edit. `make results` runs the
-experiments that fit the machine again, `make results ARGS="cnn mlp"` some of them. Accuracies in
-percent, mean ± standard deviation over n seeds. Recipes and epochs are chosen by val; test, 10,000
-images, is read once, for the chosen one. A run is timed whole but for the imports, the median over
-the seeds; its epochs alone, with validation and checkpoints, by their mean.
+experiments that fit the machine, `make results ARGS="cnn mlp"` some of them: on a machine with a
+GPU those that need one, else the others. Finished runs are never trained again, not at a new commit
+either: delete sweeps/results-NAME to measure anew.
+
+Accuracies in percent, mean ± standard deviation over n seeds. All intervals cover the seeds only:
+the one test set of {NUM_TEST:,} images adds about ±{100 * by_chance(0.93):.1f} points at 93 %
+(95 %, binomial). Recipes and epochs are chosen by val, and test is read once, for the chosen epoch;
+but for `notebook_as_published`, on purpose, and where a note below says otherwise. The clock of a
+run starts when the data are loaded and the network is built; the median over the seeds. Its epochs
+alone, with validation and all checkpoints but the last, by their mean.
 
 ![Test accuracy against the time of a run](results.png)
 """
 
 
-def render(results: Results, names: Sequence[str]) -> str:
-    """Return the page; each of `names` has a row, measured or not."""
+def render(results: Results, names: Sequence[str], older: Collection[str] = ()) -> str:
+    """Return the page; each of `names` has a row, measured or not.
+
+    `older` names what was measured with another recipe than today's.
+    """
     parts = [
         INTRODUCTION,
-        _experiments(results, names),
+        _experiments(results, names, older),
+        _targets(results),
         _made(results, names),
         _published(results),
         _claims(results),
-        _ablation(results.ablation),
+        _ablation(results.ablation, plan.ABLATION in older),
     ]
     return "\n".join(parts)
 
@@ -46,7 +57,7 @@ def ranked(results: Results, names: Iterable[str]) -> list[str]:
     return sorted(scores, key=lambda name: -scores[name])
 
 
-def _experiments(results: Results, names: Sequence[str]) -> str:
+def _experiments(results: Results, names: Sequence[str], older: Collection[str]) -> str:
     first = ranked(results, names)
     measured = [name for name in names if name in results.experiments and name not in first]
     rest = [name for name in names if name not in results.experiments]
@@ -54,7 +65,8 @@ def _experiments(results: Results, names: Sequence[str]) -> str:
     for name in [*first, *measured, *rest]:
         entry = results.experiments.get(name)
         rank = str(first.index(name) + 1) if name in first else ABSENT
-        rows.append([rank, _link(name), *_cells(entry), _beside(name)])
+        link = _link(name) + OLDER * (name in older)
+        rows.append([rank, link, *_cells(entry), _beside(name)])
     head = ["#", "experiment", "parameters", "epochs", "val", "test", "n", "train - test"]
     table = _table([*head, "a run", "its epochs", "published"], rows, left=(1, 10))
     notes = [
@@ -63,6 +75,7 @@ def _experiments(results: Results, names: Sequence[str]) -> str:
         for name in measured
         if results.experiments[name].selected_on == "test"
     ]
+    notes += [plan.NOTES[name] for name in names if name in plan.NOTES]
     return "\n\n".join([table, *notes, *_speedrun(results)]) + "\n"
 
 
@@ -75,9 +88,29 @@ def _speedrun(results: Results) -> list[str]:
     verdict = "reaches" if test.mean >= FAST else "does not reach"
     return [
         f"`speedrun` {verdict} {FAST:.0%} on the mean over its seeds: test {test.percent}, after "
-        f"{entry.train_s:.2f} s of training (mean), with augmentation, validation and checkpoints, "
-        "without imports and reading the data."
+        f"{entry.train_s:.2f} s of training (mean), with augmentation, validation and all "
+        f"checkpoints but the last, without imports and reading the data.{_first_epoch(entry)}"
     ]
+
+
+def _first_epoch(entry: Entry) -> str:
+    """Say how much longer the first epoch takes than the others, where that was measured."""
+    if entry.first_excess_s is None:
+        return ""
+    return (
+        f" In these seconds the first epoch has {entry.first_excess_s:+.2f} s against the mean of "
+        "the others: CUDA's libraries, the capture of the graph."
+    )
+
+
+def _targets(results: Results) -> str:
+    head = ["experiment", "target", "n", "measured", "verdict"]
+    table = _table(head, targets.rows(results), left=(0, 1, 3, 4))
+    text = (
+        "What this project set out to reach: the mean of test over n seeds or more. Met by the "
+        "mean: the\n95 % interval of the mean reaches below the target."
+    )
+    return f"## Targets\n{text}\n\n{table}\n"
 
 
 def _cells(entry: Entry | None) -> list[str]:
@@ -134,7 +167,7 @@ def _claims(results: Results) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _ablation(found: Ablation | None) -> str:
+def _ablation(found: Ablation | None, is_older: bool) -> str:
     title = "## What each ingredient is worth"
     base = ablation.whole(found) if found else None
     if found is None or base is None:
@@ -142,15 +175,15 @@ def _ablation(found: Ablation | None) -> str:
     text = (
         "The default recipe with one ingredient left out or changed at a time: its change of "
         "val/acc, paired\nby seed, in points. A sweep never reads the test set. The whole recipe "
-        f"has {base.percent} on val."
+        f"has {base.percent} on val.\n\n{plan.NOTES[plan.ABLATION]}"
     )
     rows = []
     for label, change in ablation.effects(found):
         ends = [ABSENT if end is None else f"{100 * end:+.2f}" for end in (change.low, change.high)]
         rows.append([label, f"{100 * change.mean:+.2f}", " to ".join(ends), str(change.n)])
-    table = _table(["without it", "val, points", "95 % interval", "n"], rows, left=(0,))
+    table = _table(["case", "val, points", "95 % interval", "n"], rows, left=(0,))
     facts = (found.machine, found.precision, found.date, f"commit {found.commit[:7]}")
-    made = f"`{found.command}` on {', '.join(facts)}."
+    made = f"`{found.command}` on {', '.join(facts)}{OLDER * is_older}."
     figure = "![What each ingredient is worth](ablation.png)"
     return f"{title}\n{text}\n\n{figure}\n\n{table}\n\n{made}\n"
 

@@ -14,8 +14,12 @@ def texts(results: Results, conf: Path = CONF_DIR, docs: Path = DOCS) -> dict[Pa
     """Return what each text file has to hold."""
     names = plan.experiments(conf)
     files = [conf / "experiment" / f"{name}.yaml" for name in names]
-    made = {path: headers.update(path, results.experiments.get(path.stem)) for path in files}
-    return made | {docs / "results.md": page.render(results, names)}
+    older = plan.older(results, names)
+    made = {
+        path: headers.update(path, results.experiments.get(path.stem), path.stem in older)
+        for path in files
+    }
+    return made | {docs / "results.md": page.render(results, names, older)}
 
 
 def write(results: Results, conf: Path = CONF_DIR, docs: Path = DOCS) -> list[Path]:

@@ -30,7 +30,8 @@ class SeedRun(_Part):
 
     `val_acc` is missing where the test images validated; `train_acc` is on the training images as
     they are; `last_val_acc` is that of the last epoch, on whatever images validated. `train_s` is
-    the sum of the epochs, with augmentation, validation and checkpoints.
+    the sum of the epochs, with augmentation, validation and all checkpoints but the last, and
+    `first_epoch_s` the first of them.
     """
 
     seed: Annotated[int, Field(ge=0)]
@@ -42,10 +43,11 @@ class SeedRun(_Part):
     epochs: Epoch
     duration_s: Positive
     train_s: Positive | None = None
+    first_epoch_s: Positive | None = None
 
 
 class Origin(_Part):
-    """Where runs come from: `date` is that of the first one's start."""
+    """Where runs come from: `date` is the first one's start, `recipe` a hash by plan.recipe."""
 
     command: str
     commit: Annotated[str, Field(pattern="^[0-9a-f]{40}$")]
@@ -54,6 +56,7 @@ class Origin(_Part):
     cpu: str | None = None
     num_threads: Count | None = None
     precision: str
+    recipe: Annotated[str, Field(pattern="^[0-9a-f]{16}$")] | None = None
 
     @property
     def machine(self) -> str:
@@ -91,6 +94,16 @@ class Entry(Origin):
         """The mean time of the epochs of a run, seconds; None where it is not known of all."""
         times = [run.train_s for run in self.runs if run.train_s is not None]
         return statistics.mean(times) if len(times) == len(self.runs) else None
+
+    @property
+    def first_excess_s(self) -> float | None:
+        """The mean time by which the first epoch exceeds the mean of the others, seconds."""
+        found = [
+            run.first_epoch_s - (run.train_s - run.first_epoch_s) / (run.epochs - 1)
+            for run in self.runs
+            if run.first_epoch_s is not None and run.train_s is not None and run.epochs > 1
+        ]
+        return statistics.mean(found) if len(found) == len(self.runs) else None
 
     @property
     def epochs(self) -> str:
