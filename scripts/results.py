@@ -1,9 +1,14 @@
 """Run the recorded experiments that fit this machine again, and write docs/results.md.
 
 Each is a sweep in sweeps/results-NAME, which goes on where it was stopped when the line is typed
-again. What it measured is kept in docs/results.json, from which the headers of conf/experiment, the
-page and its figures are written. Only finished runs of one clean commit are recorded; what is not
-run keeps its old result.
+again. Finished runs are never trained again, not at a new commit either: delete sweeps/results-NAME
+to measure anew. What it measured is kept in docs/results.json, from which the headers of
+conf/experiment, the page and its figures are written. Only finished runs of one clean commit are
+recorded; what is not run keeps its old result.
+
+On a machine with a GPU only the experiments that need one fit (trainer=gpu), elsewhere only the
+others: the rows of CPUs are not overwritten by a GPU's. To measure them there, hide the GPU:
+CUDA_VISIBLE_DEVICES= python scripts/results.py NAME
 """
 
 import argparse

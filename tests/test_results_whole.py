@@ -94,7 +94,7 @@ def test_results_are_run_recorded_and_shown(small_files: Path, tmp_path: Path) -
     checkout = Checkout(tmp_path, small_files)
     done = checkout.run("results.py")
     assert done.returncode == 0, done.stderr
-    assert "large: skipped, it needs a GPU" in done.stderr
+    assert "large: skipped. It needs a GPU" in done.stderr
 
     found = json.loads(checkout.read("docs/results.json"))
     assert list(found["experiments"]) == ["tiny"]
