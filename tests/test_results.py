@@ -110,6 +110,42 @@ def test_ablation_has_five_seeds_and_one_case_that_changes_nothing() -> None:
         assert job.config["test"] is False
 
 
+def test_what_is_recorded_was_made_with_the_recipes_of_today() -> None:
+    results = store.read()
+    assert all(entry.recipe for entry in results.experiments.values())
+    assert plan.older(results, plan.experiments()) == set()
+
+
+# Recipes
+
+
+@pytest.mark.slow
+def test_the_hash_of_a_recipe_counts_what_is_trained_and_nothing_else() -> None:
+    def recipe(*words: str) -> str:
+        return plan.recipe(read_command(["seed=0,1", *words]))
+
+    assert recipe() == recipe("name=other") == recipe("trainer=cpu") == recipe("optim.lr=5e-3")
+    assert recipe("optim.lr=1") == recipe("optim.lr=1.0")
+    more = [recipe(w) for w in ("optim.lr=1e-3", "model=mlp", "select=last", "data.batch_size=32")]
+    assert len({recipe(), *more}) == 5
+    assert plan.recipe(read_command(["seed=3,4,5"])) == recipe()
+
+
+def test_a_result_of_another_recipe_is_shown_as_such() -> None:
+    today = plan.recipe(plan.read("mlp"))
+    results = make_results(
+        mlp=make_entry(recipe=today), notebook=make_entry(recipe="0" * 16), cnn=make_entry("cnn")
+    )
+    names = ["mlp", "notebook", "cnn", "resnet18"]
+    older = plan.older(results, names)
+    assert older == {"notebook", "cnn"}
+    text = page.render(results, names, older)
+    shown = [name for name in names if f"{name}.yaml), of an older recipe |" in text]
+    assert shown == ["notebook", "cnn"]
+    assert "of an older recipe" in " ".join(headers.render("x", make_entry(), is_older=True))
+    assert "of an older recipe" not in " ".join(headers.render("x", make_entry()))
+
+
 # The data file
 
 
@@ -219,6 +255,13 @@ def test_speedrun_is_held_against_94_percent(acc: float, verdict: str) -> None:
     text = page.render(make_results(speedrun=make_entry(accs=(acc - 0.001, acc + 0.001))), [])
     assert f"`speedrun` {verdict} 94% on the mean over its seeds: test {100 * acc:.2f} %" in text
     assert "after 38.50 s of training" in text
+    assert "first epoch" not in text
+
+
+def test_speedrun_states_the_first_epoch_apart() -> None:
+    runs = [run.model_copy(update={"first_epoch_s": 11.0}) for run in make_entry().runs]
+    text = page.render(make_results(speedrun=make_entry(runs=runs)), [])
+    assert "the first epoch has +7.89 s against the mean of the others" in text  # 11 - 28 / 9
 
 
 def test_page_of_no_results_has_no_number_of_ours() -> None:
@@ -260,10 +303,16 @@ def test_verdict_on_the_accuracy_follows_the_interval(
     assert found[0].startswith(verdict)
 
 
+def with_gaps(gap: float) -> list[SeedRun]:
+    """Return runs whose train/acc is `gap` more than test/acc, and a little more by seed."""
+    runs = make_entry().runs
+    return [r.model_copy(update={"train_acc": r.test_acc + gap + r.seed / 1000}) for r in runs]
+
+
 def test_verdict_on_the_gap_follows_the_numbers() -> None:
-    assert "Corrected: more than the 2 points" in said(notebook=make_entry())
-    runs = [run.model_copy(update={"train_acc": run.test_acc}) for run in make_entry().runs]
-    assert "Confirmed: less than 2 points" in said(notebook=make_entry(runs=runs))
+    assert "Corrected: more than the 2 points" in said(notebook=make_entry(runs=with_gaps(0.05)))
+    assert "Confirmed: less than 2 points" in said(notebook=make_entry(runs=with_gaps(0.0)))
+    assert "Not decided, where 2 points" in said(notebook=make_entry())  # equal: no interval
     runs = [run.model_copy(update={"train_acc": None}) for run in make_entry().runs]
     assert "train minus test" not in said(notebook=make_entry(runs=runs))
 
@@ -274,21 +323,44 @@ def test_networks_are_compared_by_seed() -> None:
     test = stats.ttest_rel(first, second)
     low, high = (100 * end for end in test.confidence_interval())
     assert f"+1.50 points (95 % interval {low:+.2f} to {high:+.2f}, n = 3)" in text
-    assert "Not decided. `cnn` minus `mlp`" in text
+    assert "Not decided. The nearest recipes: `cnn` minus `mlp`" in text
     worse = said(cnn=make_entry(accs=(0.1, 0.101)), mlp=make_entry(accs=(0.9, 0.902)))
-    assert "Corrected: it is the other way round. `cnn` minus `mlp`" in worse
+    assert "Corrected: it is the other way round. The nearest recipes: `cnn` minus" in worse
+
+
+def test_a_network_is_not_credited_for_its_recipe() -> None:
+    both = {"cnn": make_entry(accs=(0.93, 0.935)), "notebook": make_entry(accs=(0.91, 0.916))}
+    text = said(**both, mlp=make_entry(accs=(0.90, 0.901)))
+    assert "With recipes further apart: `notebook` minus `mlp`" in text
+    assert "none of these is the worth of the network alone: `mlp` 10 epochs by Muon" in text
+    assert "`notebook` 10 epochs by Adam at a constant rate, in batches of 32, without" in text
 
 
 def test_what_selecting_on_test_adds_is_measured_within_each_run() -> None:
     runs = [
         SeedRun(seed=i, test_acc=acc, last_val_acc=last, best_epoch=8, epochs=10, duration_s=1.0)
-        for i, (acc, last) in enumerate([(0.912, 0.910), (0.914, 0.912), (0.913, 0.911)])
+        for i, (acc, last) in enumerate([(0.912, 0.910), (0.914, 0.912), (0.914, 0.911)])
     ]
     text = said(notebook_as_published=make_entry(selected_on="test", runs=runs))
-    assert "Corrected: it raises the score. In each run" in text
-    assert "on test minus the last one, which nothing chose: +0.20 points" in text
+    assert "In each run of `notebook_as_published`, test of the epoch that is best" in text
+    assert (
+        "of the last epoch: 0.23 points on the mean, 0.20 to 0.30 over the seeds, n = 3; "
+        "by construction never negative." in text
+    )
+    assert "interval" not in text[text.index("test of the epoch") :]
     honest = said(notebook_as_published=make_entry(selected_on="val", runs=runs))
     assert "In each run" not in honest
+
+
+def test_what_selecting_on_val_adds_is_measured_on_the_same_images() -> None:
+    runs = [
+        run.model_copy(update={"last_val_acc": run.val_acc - run.seed / 1000})
+        for run in make_entry().runs
+        if run.val_acc
+    ]
+    text = said(cnn=make_entry(runs=runs))
+    assert "minus val of the last one: 0.10 points on the mean, 0.00 to 0.20 over" in text
+    assert "val minus test" not in text
 
 
 # Ablation
@@ -363,7 +435,9 @@ def test_an_entry_tells_what_the_runs_recorded(measured: list[Job]) -> None:
         epochs=10,
         duration_s=80.0,
         train_s=7.5,
+        first_epoch_s=2.5,
     )
+    assert entry.recipe == plan.recipe(plan.read("notebook"))
 
 
 def test_what_validated_on_test_has_no_val(measured: list[Job]) -> None:
@@ -395,6 +469,8 @@ ATTEMPTS = [{"start_epoch": 0, "commit": COMMIT}, {"start_epoch": 4, "commit": O
         ({"attempts": ATTEMPTS}, "seed=1 was made at several commits (0123456, fffffff)"),
         ({"commit": None}, "seed=1 has no commit"),
         ({"device": "NVIDIA H100"}, "holds runs that differ in device: cpu, NVIDIA H100"),
+        ({"num_processes": 2}, "holds runs that differ in num_processes: 1, 2"),
+        ({"best_epoch": None}, "seed=1: best_epoch is missing or no valid value, got None"),
         ({"scores": {"val/acc": 0.9}}, "seed=1 has no test/acc"),
     ],
 )
@@ -405,6 +481,24 @@ def test_what_is_no_one_result_is_refused(
     with pytest.raises(UserError) as refused:
         collect.collect("notebook", plan.read("notebook"))
     assert message in str(refused.value)
+
+
+def test_runs_without_a_device_are_refused(measured: list[Job]) -> None:
+    for seed, job in enumerate(measured):
+        finish(job, seed, device=None)
+    with pytest.raises(UserError, match="results-notebook: device is missing or no valid value"):
+        collect.collect("notebook", plan.read("notebook"))
+
+
+def test_resumed_runs_are_refused_where_their_seconds_count(
+    measured: list[Job], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resumed = [{"start_epoch": 0, "commit": COMMIT}, {"start_epoch": 4, "commit": COMMIT}]
+    finish(measured[1], 1, attempts=resumed)
+    assert len(collect.collect("notebook", plan.read("notebook")).runs) == 5
+    monkeypatch.setattr(plan, "TIMED", ("notebook",))
+    with pytest.raises(UserError, match="seed=1 was interrupted and resumed"):
+        collect.collect("notebook", plan.read("notebook"))
 
 
 def test_runs_of_another_recipe_are_not_taken(
@@ -437,7 +531,10 @@ def test_ablation_is_read_by_case_and_seed(workdir: Path) -> None:
 
 @pytest.fixture
 def at_a_commit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clean checkout on a machine without a GPU."""
     monkeypatch.setattr(origin, "commit", lambda: {"commit": COMMIT, "dirty": False})
+    monkeypatch.setattr(rerun, "untracked", list)
+    monkeypatch.setattr(process, "has_gpu", lambda: False)
 
 
 @pytest.fixture
@@ -496,19 +593,85 @@ def test_runs_of_another_commit_are_not_completed(measured: list[Job], ran: list
 def test_what_needs_a_gpu_is_skipped_aloud_without_one(
     measured: list[Job], ran: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(plan, "experiments", lambda: ["notebook"])
-    monkeypatch.setattr(plan, "needs_gpu", lambda command: True)
-    monkeypatch.setattr(process, "has_gpu", lambda: False)
+    monkeypatch.setattr(plan, "choose", lambda names, known: ["notebook"])
+    monkeypatch.setattr(plan, "fits", lambda command, has_gpu: has_gpu)
     lines: list[str] = []
     found, is_whole = update.measure(make_results(), [], lines.append)
     assert (found, is_whole, ran) == (make_results(), True, [])
     where = "Where there is one: make results ARGS=notebook"
-    assert lines[0] == f"notebook: skipped, it needs a GPU. {where}"
-    with pytest.raises(UsageError, match="notebook: needs a GPU, and there is none here"):
+    assert lines == [f"notebook: skipped. It needs a GPU, and there is none here. {where}"]
+    with pytest.raises(UsageError, match="notebook: It needs a GPU, and there is none here"):
         update.measure(make_results(), ["notebook"], print)
     monkeypatch.setattr(process, "has_gpu", lambda: True)
     update.measure(make_results(), ["notebook"], print)
     assert ran == ["notebook"]
+
+
+@pytest.mark.usefixtures("at_a_commit")
+def test_a_gpu_does_not_overwrite_what_is_recorded_on_cpus(
+    measured: list[Job], ran: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plan, "choose", lambda names, known: ["notebook"])
+    monkeypatch.setattr(process, "has_gpu", lambda: True)
+    old = make_results(notebook=make_entry("notebook"))
+    lines: list[str] = []
+    assert update.measure(old, [], lines.append) == (old, True)
+    assert lines[0].startswith("notebook: skipped. It is recorded on a CPU, and the GPU")
+    with pytest.raises(UsageError, match="CUDA_VISIBLE_DEVICES= make results ARGS=notebook"):
+        update.measure(old, ["notebook"], print)
+    assert ran == []
+
+
+@pytest.mark.parametrize(("trainer", "fits"), [("cpu", (1, 1)), ("gpu", (0, 1)), ("auto", (1, 0))])
+def test_what_fits_a_machine_hangs_on_the_trainer(trainer: str, fits: tuple[int, int]) -> None:
+    command = read_command(["seed=0,1", f"trainer={trainer}"])
+    assert tuple(plan.fits(command, has_gpu) for has_gpu in (False, True)) == fits
+
+
+@pytest.mark.usefixtures("at_a_commit")
+def test_files_that_git_does_not_know_are_refused(
+    workdir: Path, monkeypatch: pytest.MonkeyPatch, ran: list[str]
+) -> None:
+    monkeypatch.setattr(rerun, "untracked", lambda: ["conf/experiment/mine.yaml"])
+    for change in (update.measure, update.take):
+        with pytest.raises(UsageError, match=r"mine\.yaml: not under git"):
+            change(make_results(), ["notebook"], print)
+    assert ran == []
+
+
+def test_untracked_files_are_those_of_the_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rerun, "ROOT", tmp_path)
+    assert rerun.untracked() == []
+    subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
+    for name in ("conf", "notes"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "new.yaml").touch()
+    assert rerun.untracked() == ["conf/"]
+
+
+@pytest.mark.usefixtures("at_a_commit")
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"dirty": True}, "seed=0 ran with uncommitted changes. Delete"),
+        ({"status": "interrupted"}, "seed=0 was interrupted, and its seconds count. Delete"),
+    ],
+)
+def test_what_could_not_be_recorded_is_not_completed(
+    measured: list[Job],
+    ran: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    changes: dict[str, Any],
+    message: str,
+) -> None:
+    monkeypatch.setattr(plan, "TIMED", ("notebook",))
+    (measured[4].folder / "run.json").unlink()
+    finish(measured[0], 0, **changes)
+    with pytest.raises(UsageError, match=message):
+        update.measure(make_results(), ["notebook"], print)
+    assert ran == []
 
 
 def test_trainer_gpu_is_what_needs_a_gpu(tmp_path: Path) -> None:
@@ -521,6 +684,7 @@ def test_unknown_experiment_is_named() -> None:
         update.take(make_results(), ["notebok"], print)
 
 
+@pytest.mark.usefixtures("at_a_commit")
 def test_nothing_to_collect_is_an_error(workdir: Path) -> None:
     with pytest.raises(UserError, match=r"no sweeps/results-\* here holds runs"):
         update.take(make_results(), [], print)
@@ -568,3 +732,18 @@ def test_words_of_one_value_claim_no_interval() -> None:
     assert found.percent == "90.00 % (n = 1, no interval)"
     assert found.side(0.0) == 0
     assert words.estimate({}) is None
+
+
+def test_equal_differences_claim_no_interval() -> None:
+    found = words.difference({0: 0.93, 1: 0.92}, {0: 0.91, 1: 0.90})
+    assert found is not None
+    assert found.points == "+2.00 points (n = 2, no interval)"
+    assert found.side(0.0) == 0
+    assert found.sd == pytest.approx(0)
+
+
+def test_the_one_test_set_leaves_half_a_point() -> None:
+    low, high = stats.binom.interval(0.95, 10_000, 0.93)
+    assert words.by_chance(0.93) == pytest.approx((high - low) / 2 / 10_000, abs=1e-4)
+    text = page.render(make_results(), [])
+    assert "the one test set of 10,000 images adds about ±0.5 points at 93 %" in text
