@@ -374,7 +374,10 @@ def test_effects_are_paired_by_seed_and_sorted() -> None:
     interval = test.confidence_interval()
     change = found[0].change
     assert (change.low, change.high) == pytest.approx((interval.low, interval.high))
-    results = make_results().replaced({}, make_ablation(whole=whole, no_flips=flips))
+    equal = tuple(acc - 0.01 for acc in whole)
+    cases = make_ablation(whole=whole, no_flips=flips, equal=equal)
+    results = make_results().replaced({}, cases)
+    assert "| equal | -1.00 | - | 3 |" in page.render(results, [])
     assert f"| no flips | {100 * change.mean:+.2f} |" in page.render(results, [])
 
 

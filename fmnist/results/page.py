@@ -179,8 +179,9 @@ def _ablation(found: Ablation | None, is_older: bool) -> str:
     )
     rows = []
     for label, change in ablation.effects(found):
-        ends = [ABSENT if end is None else f"{100 * end:+.2f}" for end in (change.low, change.high)]
-        rows.append([label, f"{100 * change.mean:+.2f}", " to ".join(ends), str(change.n)])
+        ends = [f"{100 * end:+.2f}" for end in (change.low, change.high) if end is not None]
+        interval = " to ".join(ends) or ABSENT
+        rows.append([label, f"{100 * change.mean:+.2f}", interval, str(change.n)])
     table = _table(["case", "val, points", "95 % interval", "n"], rows, left=(0,))
     facts = (found.machine, found.precision, found.date, f"commit {found.commit[:7]}")
     made = f"`{found.command}` on {', '.join(facts)}{OLDER * is_older}."
