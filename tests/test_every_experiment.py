@@ -13,7 +13,7 @@ FEW = [
     *("data.batch_size=25", "figures=none", "logger=none"),
 ]
 OTHERS = {  # an experiment: what it takes to learn in so few and small batches
-    **dict.fromkeys(("cnn", "cnn_long", "mlp"), ["optim.lr=0.02"]),
+    **{name: ["optim.lr=0.02"] for name in ("cnn", "cnn_long", "mlp")},
     "resnet18": ["trainer.max_epochs=2", "optim.lr=0.02"],
     "wide_resnet": ["trainer.max_epochs=5"],
 }
