@@ -156,7 +156,7 @@ def test_ctrl_c_stops_the_sweep_and_the_line_completes_it(user: User) -> None:
     assert re.search(r"done +seed=0 +val/acc", listed.stdout)
     assert re.search(r"interrupted +seed=1 +\d+ of 40 epochs", listed.stdout)
     assert re.search(r"to do +seed=2\n", listed.stdout)
-    assert re.search(r"Time left: about \d+ s", listed.stdout)
+    assert re.search(r"Time left: about \d+ (s|min)", listed.stdout)
     again = user.sweep(*words)
     assert "3 jobs in sweeps/s: 2 done, 1 skipped (finished before)" in again.stdout
 
