@@ -106,12 +106,21 @@ def _start(
     return run
 
 
-def preview(cfg: DictConfig, overrides: Sequence[str]) -> str:
+def check_folder(folder: str) -> Path:
+    """Return the place of one run or of one job of a sweep; raises UsageError for any other."""
+    parts = Path(folder).parts
+    root, *names = parts or [""]
+    if len(names) != {"runs": 1, "sweeps": 2}.get(root) or any(record.short(n) != n for n in names):
+        raise UsageError(f"--folder must be runs/NAME or sweeps/NAME/JOB, got {folder!r}.")
+    return Path(folder)
+
+
+def preview(cfg: DictConfig, overrides: Sequence[str], folder: Path | None = None) -> str:
     """Say what `train` would do with `cfg`; nothing is changed. Raises UsageError as it does."""
     config = configs.settle(configs.check(cfg, overrides))
-    if not config["name"]:
+    if not config["name"] and not folder:
         return f"A new run would start, in {RUNS}/<time>."
-    place = RUNS / record.short(config["name"])
+    place = folder or RUNS / record.short(config["name"])
     decision = record.decide(place, config, overrides, configs.defaults)
     if decision == "start":
         return f"{place} would start."

@@ -163,6 +163,33 @@ class PoolLauncher(Section):
     threads: Count | None
 
 
+# A word of an option of sbatch, which reads its options from lines of the script.
+SlurmWord = Annotated[str, Field(pattern=r"^[A-Za-z0-9._:,=+@/*\[\]-]+$")]
+SlurmOption = Annotated[str, Field(pattern=r"^--[A-Za-z0-9._:,=+@/*\[\]&|!()-]+$")]
+ShellLine = Annotated[str, Field(pattern=r"^[^\n\r\x00]*$")]
+
+
+class SlurmLauncher(Section):
+    partition: SlurmWord | None
+    account: SlurmWord | None
+    qos: SlurmWord | None
+    time_min: Annotated[int, Field(ge=2)]
+    nodes: Count | None
+    tasks: Count | None
+    gpus: Annotated[int, Field(ge=0)] | None
+    cpus: Count
+    memory_gb: Annotated[float, Field(gt=0)] | None
+    throttle: Count | None
+    workers: Count
+    max_restarts: Annotated[int, Field(ge=0)]
+    stop_s: Annotated[int, Field(ge=10)]
+    wait: bool
+    setup: list[ShellLine]
+    container: list[ShellLine]
+    python: ShellLine | None
+    extra: list[SlurmOption]
+
+
 SWEEPERS: dict[str, type[Section]] = {
     "hydra_plugins.fmnist.Grid": Grid,
     "hydra_plugins.fmnist.Search": Search,
@@ -170,6 +197,7 @@ SWEEPERS: dict[str, type[Section]] = {
 LAUNCHERS: dict[str, type[Section]] = {
     "hydra_plugins.fmnist.LocalLauncher": LocalLauncher,
     "hydra_plugins.fmnist.PoolLauncher": PoolLauncher,
+    "hydra_plugins.fmnist.SlurmLauncher": SlurmLauncher,
 }
 
 

@@ -1,5 +1,6 @@
 """Train a classifier: `python scripts/train.py trainer.max_epochs=10`; see --help."""
 
+import functools
 import sys
 from argparse import Namespace
 from pathlib import Path
@@ -15,16 +16,16 @@ with exit_codes():  # Ctrl-C may come while these are imported
 
     from fmnist import command, run
     from fmnist.messages import CONF_DIR, help_text
-    from fmnist.sweeps import jobs, plugins
+    from fmnist.sweeps import jobs, plugins, single
 
 
-def train(cfg: DictConfig) -> float | None:
+def train(cfg: DictConfig, folder: Path | None) -> float | None:
     """Train a single run, or one job of a sweep."""
     if HydraConfig.get().mode == RunMode.MULTIRUN:
         return jobs.run_job(cfg)
     with exit_codes():
         words = [word.lstrip("+") for word in HydraConfig.get().overrides.task]
-        done = run.train(cfg, overrides=words)
+        done = run.train(cfg, overrides=words, folder=folder)
         if not run.is_follower():
             from fmnist import report
 
@@ -34,37 +35,64 @@ def train(cfg: DictConfig) -> float | None:
 
 def main() -> None:
     sys.path.append(str(Path.cwd()))  # for a user's own classes
-    is_trial = "--dry-run" in sys.argv
-    sys.argv[1:] = [word for word in sys.argv[1:] if word != "--dry-run"]
+    with exit_codes():
+        is_trial, folder = _take_flags()
     args = get_args_parser().parse_args()
     if args.help and not args.overrides and not args.config_dir:
         print(help_text())
         return
     with exit_codes():
-        if not _prepare(args, is_trial):
+        if not _prepare(args, is_trial, folder):
             return
     plugins.register()
-    hydra.main(str(CONF_DIR), "train", version_base="1.3")(train)()
+    task = functools.update_wrapper(functools.partial(train, folder=folder), train)
+    hydra.main(str(CONF_DIR), "train", version_base="1.3")(task)()
 
 
-def _prepare(args: Namespace, is_trial: bool) -> bool:
+def _take_flags() -> tuple[bool, Path | None]:
+    """Take --dry-run and --folder, which Hydra does not know, out of `sys.argv`."""
+    words = sys.argv[1:]
+    is_trial = "--dry-run" in words
+    words = [word for word in words if word != "--dry-run"]
+    folder = None
+    if "--folder" in words:
+        i = words.index("--folder")
+        folder = run.check_folder(words[i + 1] if i + 1 < len(words) else "")
+        del words[i : i + 2]
+    sys.argv[1:] = words
+    return is_trial, folder
+
+
+def _prepare(args: Namespace, is_trial: bool, folder: Path | None) -> bool:
     """Check the command and hand it to Hydra in `sys.argv`; returns whether anything is left to do.
 
     Raises UsageError for a command that cannot be meant.
     """
     if args.config_name or args.config_path:
         raise UsageError("The root config is conf/train.yaml. Add groups with --config-dir.")
-    asked = command.read_command(args.overrides, args.config_dir and Path(args.config_dir))
+    config_dir = Path(args.config_dir) if args.config_dir else None
+    asked = command.read_command(args.overrides, config_dir)
     if asked.is_sweep and not args.multirun:
         raise UsageError(f"{asked.varied[0]} has several values, which is a sweep: add -m.")
+    if asked.is_sweep and folder:
+        raise UsageError(f"--folder {folder} is for one run: leave it out, or -m and its axes.")
+    if single.is_for_slurm(asked) and not asked.is_sweep:
+        _submit(args, asked, is_trial)
+        return False
     if is_trial and not asked.is_sweep:
-        print(run.preview(asked.cfg, asked.typed))
+        print(run.preview(asked.cfg, asked.typed, folder))
         return False
     flags = [word for word in sys.argv[1:] if word not in args.overrides]
     if not asked.is_sweep:  # -m without an axis is a single run
         flags = [word for word in flags if word not in ("-m", "--multirun")]
     sys.argv[1:] = [*flags, *asked.overrides, *["++hydra.sweeper.dry_run=true"] * is_trial]
     return True
+
+
+def _submit(args: Namespace, asked: command.Command, is_trial: bool) -> None:
+    if not args.multirun:
+        raise UsageError("A launcher is for -m: add it to submit this run as a SLURM job.")
+    single.submit(asked, args.overrides, is_trial)
 
 
 if __name__ == "__main__":

@@ -5,19 +5,14 @@ import os
 import random
 import re
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
-from typing import Any
 
-import everywhere
 import pytest
-import torch
+from user import User, assert_equal
 
-from fmnist import lock, record
+from fmnist import lock
 
-TRAIN = str(Path(__file__).resolve().parents[1] / "scripts" / "train.py")
 SHORT = ["data.batch_size=50", "data.val_size=100", "trainer.max_epochs=2", "trainer=cpu"]
 DRAWING = [*SHORT, "augment=strong", "model.dropout=0.3"]
 LONG = [*DRAWING, "trainer.max_epochs=8"]
@@ -45,65 +40,9 @@ class Net(torch.nn.Module):
 """
 
 
-class User:
-    """Types lines into a terminal in `folder`."""
-
-    def __init__(self, folder: Path, files: Path) -> None:
-        self.folder = folder
-        self.environment = everywhere.environment(folder, files)
-
-    def start(self, *words: str, script: str = TRAIN) -> "subprocess.Popen[str]":
-        return subprocess.Popen(
-            [sys.executable, script, *words],
-            cwd=self.folder,
-            env=self.environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
-
-    def sweep(self, *words: str) -> "subprocess.CompletedProcess[str]":
-        process = self.start("-m", *words)
-        out, err = process.communicate(timeout=300)
-        return subprocess.CompletedProcess(words, process.returncode, out, err)
-
-    def stop(self, signum: int, num_lines: int, after_s: float, *words: str) -> int:
-        """Send a signal to a sweep some time after it said so many lines; returns how it ended."""
-        process = self.start("-m", *words)
-        assert process.stderr is not None
-        for _ in range(num_lines):
-            process.stderr.readline()
-        try:
-            process.communicate(timeout=after_s)
-        except subprocess.TimeoutExpired:
-            if signum == signal.SIGHUP:  # a closed terminal reaches all its processes
-                os.killpg(process.pid, signum)
-            else:
-                process.send_signal(signum)
-            process.communicate(timeout=60)
-        return process.returncode
-
-    def table(self, sweep: str) -> dict[str, Any]:
-        """Return what every job came to, by its folder's name."""
-        records = [
-            record.read(p.parent) for p in (self.folder / "sweeps" / sweep).glob("*/run.json")
-        ]
-        return {r.folder.name: (r.status, r.scores, r.data["epochs_done"]) for r in records}
-
-    def weights(self, run: str) -> dict[str, torch.Tensor]:
-        path = self.folder / run / "checkpoints" / "best.ckpt"
-        return torch.load(path, weights_only=True)["state_dict"]  # type: ignore[no-any-return]
-
-
 @pytest.fixture
 def user(tmp_path: Path, small_files: Path) -> User:
     return User(tmp_path, small_files)
-
-
-def assert_equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
-    assert one.keys() == other.keys()
-    assert all(torch.equal(one[key], other[key]) for key in one)
 
 
 @pytest.mark.slow

@@ -17,15 +17,18 @@ from omegaconf import DictConfig
 from fmnist import overrides as words
 from fmnist.command import points, read_command
 from fmnist.errors import Interrupted, UsageError, exit_codes, raising
-from fmnist.sweeps import plan
+from fmnist.sweeps import plan, slurm
 from fmnist.sweeps.launchers import JobLauncher
 from fmnist.sweeps.plan import Job, Outcome, Sweep
+from fmnist.sweeps.script import Line
+from fmnist.sweeps.slurm import SlurmLauncher, Submitter
 
 if TYPE_CHECKING:
     from fmnist.sweeps.study import Study
 
 
 NUM_SHOWN = 5  # settings, after a sweep
+NOT_TYPED = ("hydra.mode=", "hydra.sweeper.dry_run=")  # what -m and --dry-run become
 
 
 class JobSweeper(Sweeper):
@@ -62,10 +65,43 @@ class JobSweeper(Sweeper):
     def complete(self, jobs: Sweep) -> None:
         raise NotImplementedError
 
+    def submitter(self, jobs: Sweep) -> Submitter | None:
+        """Return what hands the jobs to SLURM, None where they run under this process."""
+        if not isinstance(self.launcher, SlurmLauncher):
+            return None
+        folder = self._folder()
+        config_dir = ["--config-dir", str(folder)] if folder else []
+        return self.launcher.submitter(jobs.folder, ["-m", *config_dir, *self.words()])
+
+    def show(
+        self, lines: Sequence[str], submitter: Submitter | None, tasks: Sequence[Line]
+    ) -> None:
+        """Print a preview; where it is to be submitted, the script alone on stdout."""
+        print("\n".join(lines), file=sys.stdout if submitter is None else sys.stderr)
+        if submitter is not None:
+            for text in submitter.preview(tasks):
+                print(text, end="")
+
+    def hand_over(self, submitter: Submitter, outcome: Outcome, lines: Sequence[Line]) -> None:
+        """Submit what is missing, and with hydra.launcher.wait tell what became of it."""
+        receipt = submitter.submit(lines)
+        print("\n".join(receipt.lines()), flush=True)
+        if submitter.settings["wait"]:
+            slurm.wait(outcome.sweep.folder)
+            conclude(outcome)
+            if any(not plan.state(job.folder).has_ended for job in outcome.jobs):
+                raise SystemExit(1)
+
     @property
     def workers(self) -> int:
         """How many jobs the launcher runs at a time; one where a foreign launcher does not say."""
         return getattr(self.launcher, "num_workers", 1)
+
+    def words(self) -> list[str]:
+        """Return the overrides that were typed."""
+        given = self.master.hydra.overrides
+        asked = [word.lstrip("+") for word in [*given.hydra, *given.task]]
+        return [word for word in asked if not word.startswith(NOT_TYPED)]
 
     def _folder(self) -> Path | None:
         """Return the folder of --config-dir."""
@@ -78,12 +114,15 @@ class Grid(JobSweeper):
     """Every combination of the axes' values, those that are missing."""
 
     def preview(self, jobs: Sweep) -> None:
-        planned = self._plan(jobs)
-        print(f"{jobs.folder}: {len(planned)} {'job' if len(planned) == 1 else 'jobs'}")
-        print("\n".join(plan.preview(planned, self.workers)))
+        planned, submitter = self._plan(jobs), self.submitter(jobs)
+        head = f"{jobs.folder}: {len(planned)} {'job' if len(planned) == 1 else 'jobs'}"
+        lines = self._lines(Outcome(jobs, planned)) if submitter else []
+        self.show([head, *plan.preview(planned, self.workers)], submitter, lines)
 
     def complete(self, jobs: Sweep) -> None:
         outcome = Outcome(jobs, self._plan(jobs))
+        if submitter := self.submitter(jobs):
+            return self.hand_over(submitter, outcome, self._lines(outcome))
         left = outcome.left
         try:
             returns = launch(self.launcher, [arguments(job) for job in left])
@@ -91,7 +130,12 @@ class Grid(JobSweeper):
         except (Interrupted, KeyboardInterrupt):
             tell(outcome)
             raise
-        conclude(outcome)
+        return conclude(outcome)
+
+    def _lines(self, outcome: Outcome) -> list[Line]:
+        """Return the line of each job that has not ended."""
+        config_dir = self._folder()
+        return [Line(job.overrides, job.folder, config_dir) for job in outcome.left]
 
     def _plan(self, jobs: Sweep) -> list[Job]:
         return plan.unique(jobs.job(*point) for point in points(jobs.command))
@@ -104,12 +148,18 @@ class Search(JobSweeper):
         trials = self._study(jobs, writes=False).known()
         left = max(self.settings["n_trials"] - len(trials), 0)
         noun = "trial" if len(trials) == 1 else "trials"
-        print(f"{jobs.folder}: {len(trials)} {noun}, {left} more to be proposed")
-        print("\n".join(plan.preview(list(trials.values()), self.workers, left)))
+        head = f"{jobs.folder}: {len(trials)} {noun}, {left} more to be proposed"
+        submitter, outcome = self.submitter(jobs), Outcome(jobs, trials.values())
+        lines = self._lines(submitter, outcome) if submitter else []
+        self.show([head, *plan.preview(outcome.jobs, self.workers, left)], submitter, lines)
 
     def complete(self, jobs: Sweep) -> None:
         study = self._study(jobs)
         outcome = Outcome(jobs, study.known().values())
+        if submitter := self.submitter(jobs):
+            study.close()
+            self.hand_over(submitter, outcome, self._lines(submitter, outcome))
+            return
         try:
             if isinstance(self.launcher, JobLauncher):
                 self._launch(study, outcome, sys.maxsize)
@@ -125,6 +175,15 @@ class Search(JobSweeper):
         for line in study.refused():
             print(f"Refused: {line}", file=sys.stderr)
         conclude(outcome)
+
+    def _lines(self, submitter: Submitter, outcome: Outcome) -> list[Line]:
+        """Return a line for each worker: this one, run where the worker is."""
+        num_left = self.settings["n_trials"] - sum(s.has_ended for s in outcome.before.values())
+        replaced = ("hydra/launcher", "hydra.launcher", "name=")
+        words = [word for word in self.words() if not word.startswith(replaced)]
+        words += ["hydra/launcher=local", f"name='{outcome.sweep.name}'"]
+        num_workers = min(submitter.settings["workers"], max(num_left, 0))
+        return [Line(words, None, self._folder())] * num_workers
 
     def _launch(self, study: "Study", outcome: Outcome, size: int) -> int:
         """Launch up to `size` trials, each proposed when there is a place for it."""

@@ -1,0 +1,234 @@
+"""Runs and sweeps as SLURM jobs: submit what is missing, in one array, and return.
+
+Nothing is remembered but the scripts that were submitted. What waits or runs is asked of SLURM,
+whose jobs carry the token of their script, and what is done is told by the folders.
+"""
+
+import sys
+import time
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from hydra.core.utils import JobReturn
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, OmegaConf
+
+from fmnist import lock, record
+from fmnist.errors import Interrupted, UsageError, UserError
+from fmnist.sweeps import cluster, script
+from fmnist.sweeps.cluster import Entry
+from fmnist.sweeps.script import Line
+
+TRAIN = Path(__file__).resolve().parents[2] / "scripts" / "train.py"
+POLL_S = (1.0, 15.0)  # between two looks at the queue: at first, and after a while
+
+
+class Submitted(NamedTuple):
+    """A task that SLURM has: what it knows of it, and what it runs."""
+
+    entry: Entry
+    line: Line
+
+
+class Receipt(NamedTuple):
+    """What became of a submission."""
+
+    folder: Path
+    ids: list[str]
+    num_submitted: int
+    num_active: int  # that waited or ran already
+
+    def lines(self) -> Iterator[str]:
+        """Say what was submitted, how to look at it and how to end it."""
+        if self.ids:
+            noun = "1 task" if self.num_submitted == 1 else f"{self.num_submitted:,} tasks"
+            yield f"Submitted {noun} of {self.folder} as {' '.join(self.ids)}."
+        if self.num_active:
+            noun = (
+                "1 task waits or runs"
+                if self.num_active == 1
+                else f"{self.num_active:,} tasks wait or run"
+            )
+            yield f"{noun} already."
+        yield f"Status: python scripts/status.py {self.folder}"
+        if self.ids:
+            yield f"Stop:   scancel {' '.join(self.ids)}"
+
+
+class SlurmLauncher(Launcher):
+    """Hands the jobs of a sweep to SLURM. Settings: conf/hydra/launcher/slurm.yaml."""
+
+    num_workers = 1  # how many run at a time is SLURM's to say
+
+    def __init__(self, **settings: Any) -> None:
+        self.settings = settings
+
+    def setup(
+        self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
+    ) -> None:
+        self.trainer = config.trainer
+
+    def launch(
+        self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
+    ) -> list[JobReturn]:
+        """Never called by our sweepers, which submit: there are no returns to wait for."""
+        raise NotImplementedError
+
+    def submitter(self, folder: Path, again: Sequence[str]) -> "Submitter":
+        return Submitter(folder, self.settings, self.trainer, again)
+
+
+class Submitter:
+    """Submits the lines of one sweep or run. `again` is what a user typed after train.py.
+
+    Raises UsageError for settings that do not go together.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        settings: Mapping[str, Any],
+        trainer: Mapping[str, Any],
+        again: Sequence[str],
+    ) -> None:
+        self.folder = folder
+        self.settings = _settle(settings, trainer)
+        self.again = ["python", "scripts/train.py", *again]
+
+    def preview(self, lines: Sequence[Line]) -> Iterator[str]:
+        """Yield the scripts that `submit` would hand over now."""
+        active = [task.line for task in known(self.folder)] if cluster.has("squeue") else []
+        left = _missing(lines, active)
+        size = cluster.max_array_size() if cluster.has("scontrol") else cluster.MAX_ARRAY
+        return (text for _, text in self._scripts(left, size))
+
+    def _scripts(self, lines: Sequence[Line], size: int) -> Iterator[tuple[str, str]]:
+        """Yield token and text of the scripts of arrays of at most `size` tasks."""
+        for start in range(0, len(lines), size):
+            token = uuid.uuid4().hex[:12]
+            yield token, self._script(lines[start : start + size], token)
+
+    def submit(self, lines: Sequence[Line]) -> "Receipt":
+        """Submit the lines that no waiting or running task has.
+
+        Raises UserError, with the ids of what was submitted, where SLURM refuses.
+        """
+        home = self.folder / script.FOLDER
+        record.claim(self.folder.parent, self.folder.name, "")
+        record.claim(self.folder, home.name, "")
+        with lock.Lock(home):
+            left = _missing(lines, [task.line for task in known(self.folder)])
+            return Receipt(self.folder, self._submit(left), len(left), len(lines) - len(left))
+
+    def _submit(self, lines: Sequence[Line]) -> list[str]:
+        ids: list[str] = []
+        for token, text in self._scripts(lines, cluster.max_array_size() if lines else 1):
+            path = script_path(self.folder, token)
+            record.write_atomically(path, text)  # first, or a task of it would be nobody's
+            try:
+                ids.append(cluster.submit(_places(path, text), text))
+            except UserError as error:
+                path.unlink()
+                done = f"Submitted already: {' '.join(ids)}. " if ids else ""
+                raise UserError(f"{error} {done}Type the line again to submit the rest.") from None
+        return ids
+
+    def _script(self, lines: Sequence[Line], token: str) -> str:
+        task = [sys.executable, "-P", "-m", "fmnist.sweeps.task", str(self.folder)]
+        return script.render(
+            self.folder.name,
+            token,
+            [line.words(self._before()) for line in lines],
+            self.settings,
+            [*task, "--max-restarts", str(self.settings["max_restarts"])],
+            self.again,
+            is_array=lines[0].folder != self.folder,
+        )
+
+    def _before(self) -> list[str]:
+        """Return what stands before scripts/train.py: srun for several processes, a container."""
+        several = self.settings["nodes"] * self.settings["tasks"] > 1
+        srun = ["srun", "--kill-on-bad-exit=1", f"--cpus-per-task={self.settings['cpus']}"]
+        python = self.settings["python"] or sys.executable
+        return [*srun * several, *self.settings["container"], python, str(TRAIN)]
+
+
+def script_path(folder: Path, token: str) -> Path:
+    return folder / script.FOLDER / f"{token}{script.SUFFIX}"
+
+
+def log_path(script_path: Path, number: int | None) -> Path:
+    """Return what a task of a script said, in all its starts; None for a job that is no array."""
+    tail = "" if number is None else f"_{number}"
+    return script_path.with_name(f"{script_path.stem}{tail}.log")
+
+
+def _places(path: Path, text: str) -> list[str]:
+    """Return the options of sbatch that hold paths, which may contain anything."""
+    log = log_path(path.resolve(), 0 if script.is_array(text) else None)
+    escaped = str(log).replace("%", "%%")
+    if script.is_array(text):
+        escaped = escaped.removesuffix("_0.log") + "_%a.log"
+    return [f"--chdir={Path.cwd()}", f"--output={escaped}"]
+
+
+def known(folder: Path) -> list[Submitted]:
+    """Return the tasks of the sweep or run in `folder` that wait or run."""
+    found, read = [], {}
+    for entry in cluster.queue():
+        path = script_path(folder, entry.token)
+        if entry.token not in read:
+            read[entry.token] = script.tasks(path.read_text("utf-8")) if path.exists() else []
+        lines = read[entry.token]
+        if entry.number < len(lines):
+            found.append(Submitted(entry, script.line(lines[entry.number])))
+    return found
+
+
+def wait(folder: Path) -> None:
+    """Return when no task of `folder` waits or runs any more; they go on after a Ctrl-C."""
+    began = time.monotonic()
+    try:
+        while known(folder):
+            first, last = POLL_S
+            time.sleep(min(max((time.monotonic() - began) / 10, first), last))
+    except (KeyboardInterrupt, Interrupted):
+        print("The jobs go on; type the same line again to wait for them.", file=sys.stderr)
+        raise
+
+
+def _missing(lines: Sequence[Line], active: Sequence[Line]) -> list[Line]:
+    """Return the lines that are to be submitted beside the `active` ones.
+
+    Runs are known by their folders. Workers of a search are alike, so they are counted.
+    """
+    folders = {line.folder for line in active}
+    workers = [line for line in lines if line.folder is None]
+    num_active = sum(line.folder is None for line in active)
+    return [line for line in lines if line.folder and line.folder not in folders] + workers[
+        num_active:
+    ]
+
+
+def _settle(settings: Mapping[str, Any], trainer: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings with what null means for this trainer."""
+    values: dict[str, Any] = OmegaConf.to_container(OmegaConf.create(dict(settings)))  # type: ignore[assignment]
+    devices = trainer.get("devices", 1)
+    devices = devices if isinstance(devices, int) and devices > 0 else 1
+    is_ddp = str(trainer.get("strategy", "")).startswith("ddp")
+    on_gpu = trainer.get("accelerator") in ("gpu", "cuda")
+    usual = {
+        "nodes": trainer.get("num_nodes", 1),
+        "tasks": devices if is_ddp else 1,
+        "gpus": devices if on_gpu else 0,
+    }
+    values |= {key: value for key, value in usual.items() if values[key] is None}
+    if values["stop_s"] >= values["time_min"] * 60:
+        raise UsageError(
+            f"hydra.launcher.stop_s must be less than a slot, hydra.launcher.time_min="
+            f"{values['time_min']} minutes, got {values['stop_s']} s. Give the slot more time."
+        )
+    return values

@@ -1,0 +1,24 @@
+"""What became of a sweep or run that was submitted to SLURM: `python scripts/status.py NAME`.
+
+Shows what SLURM and the folder of each job say, side by side, the log, and what to type next.
+"""
+
+import argparse
+
+from fmnist.errors import answering, exit_codes
+
+with exit_codes():
+    from fmnist.sweeps import status
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("name", metavar="NAME", help="a sweep or a run, or its folder")
+    parser.add_argument("--all", action="store_true", help="every job, not the first 20")
+    args = parser.parse_args()
+    with answering():
+        print("\n".join(status.lines(status.overview(status.find(args.name)), args.all)))
+
+
+if __name__ == "__main__":
+    main()
