@@ -173,7 +173,7 @@ class SlurmLauncher(Section):
     partition: SlurmWord | None
     account: SlurmWord | None
     qos: SlurmWord | None
-    time_min: Annotated[int, Field(ge=2)]
+    time_min: Count
     nodes: Count | None
     tasks: Count | None
     gpus: Annotated[int, Field(ge=0)] | None

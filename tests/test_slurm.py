@@ -182,7 +182,7 @@ def test_slurm_failing_job(user: User, slurm: mini_slurm.Cluster) -> None:
     done = user.sweep(*grid, *WAIT)
     assert done.returncode == 1
     assert "2 jobs in sweeps/s: 1 done, 1 failed" in done.stdout
-    failed = record.read(user.folder / "sweeps/s/model.fails=true")
+    failed = record.read(user.folder / "sweeps/s/model.fails=True")
     assert failed.status == "failed"
     assert "Out of memory" in failed.data["error"]
     assert len(failed.data["attempts"]) == 1, "a failure is not started again"

@@ -99,11 +99,14 @@ class Submitter:
         self.again = ["python", "scripts/train.py", *again]
 
     def preview(self, lines: Sequence[Line]) -> Iterator[str]:
-        """Yield the scripts that `submit` would hand over now."""
-        active = [task.line for task in known(self.folder)] if cluster.has("squeue") else []
-        left = _missing(lines, active)
-        size = cluster.max_array_size() if cluster.has("scontrol") else cluster.MAX_ARRAY
-        return (text for _, text in self._scripts(left, size))
+        """Yield the scripts that `submit` would hand over now, as far as SLURM can be asked."""
+        active, size = [], cluster.MAX_ARRAY
+        try:
+            active = [task.line for task in known(self.folder)]
+            size = cluster.max_array_size()
+        except UserError as error:
+            print(f"Note: shown as if nothing waited or ran. {error}", file=sys.stderr)
+        return (text for _, text in self._scripts(_missing(lines, active), size))
 
     def _scripts(self, lines: Sequence[Line], size: int) -> Iterator[tuple[str, str]]:
         """Yield token and text of the scripts of arrays of at most `size` tasks."""

@@ -31,6 +31,7 @@ Next = Literal["done", "failed", "leave", "requeue", "stalled", "exhausted"]
 
 
 def main() -> None:
+    sys.path.append(str(Path.cwd()))  # for a user's own classes
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path, help="of the sweep, or of the run")
     parser.add_argument("--max-restarts", type=int, required=True)
@@ -48,9 +49,7 @@ class Task:
         self, words: Sequence[str], folder: Path, job: str, restarts: int, max_restarts: int
     ) -> None:
         self.words = list(words)
-        self.place = script.line(
-            words
-        ).folder  # None for a worker, which has as many as there are jobs
+        self.place = script.line(words).folder  # None for a worker of a search
         self.folder = self.place or folder
         self.job = job
         self.restarts = restarts
@@ -166,8 +165,11 @@ class Task:
         _say(f"{self.folder}: {reason}")
         self.starts.clear()
         if self.place is not None:
-            with contextlib.suppress(UserError), _opened(self.place, self.words) as run:
-                run.update(status="failed", error=reason)
+            try:
+                with _opened(self.place, self.words) as run:
+                    run.update(status="failed", error=reason)
+            except UserError as error:
+                _say(f"Cannot record it: {error}")
         return 1
 
 

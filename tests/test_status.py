@@ -1,0 +1,112 @@
+"""The state of submitted jobs, as SLURM and their folders tell it."""
+
+import json
+from pathlib import Path
+
+import pytest
+from fake_slurm import FakeSlurm
+from test_submit import SWEEP, lines, submitter
+
+from fmnist.errors import UserError
+from fmnist.sweeps import status
+from fmnist.sweeps.script import Line
+
+RECORD = {"schema": 1, "overrides": [], "scores": {}, "attempts": [], "duration_s": 1.0}
+
+
+@pytest.fixture
+def fake(tmp_path: Path, workdir: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSlurm:
+    return FakeSlurm(tmp_path / "bin", monkeypatch)
+
+
+def write_run(folder: Path, state: str, epochs: int, **fields: str) -> None:
+    folder.mkdir(parents=True)
+    config = {"trainer": {"max_epochs": 10}}
+    data = {**RECORD, "status": state, "epochs_done": epochs, "config": config, **fields}
+    (folder / "run.json").write_text(json.dumps(data))
+
+
+def shown(folder: Path = SWEEP, shows_all: bool = False) -> str:
+    return "\n".join(status.lines(status.overview(folder), shows_all))
+
+
+def test_both_sides_of_every_job_are_shown(fake: FakeSlurm) -> None:
+    submitter().submit(lines(5))
+    (path,) = (SWEEP / ".slurm").glob("*.sh")
+    write_run(SWEEP / "seed=0", "finished", 10)
+    write_run(SWEEP / "seed=1", "failed", 3, error="Out of memory")
+    write_run(SWEEP / "seed=2", "interrupted", 4)
+    path.with_name(f"{path.stem}_1.log").touch()
+    mark = f"fmnist-{path.stem}"
+    fake.answers("squeue", f"{mark}|77|2|RUNNING|n1|None\n{mark}|77|3|PENDING||Resources\n")
+    text = shown()
+    head, _, *rows = text.splitlines()
+    assert head == "sweeps/s: 5 jobs: 1 failed, 1 finished, 1 interrupted, 1 queued, 1 to do"
+    found = {row.split()[0]: " ".join(row.split()[1:]) for row in rows if row.startswith("seed")}
+    assert found == {
+        "seed=0": "- finished, 10/10 epochs",
+        "seed=1": "- failed, 3/10 epochs: Out of memory",
+        "seed=2": "77_2 running n1 interrupted, 4/10 epochs",
+        "seed=3": "77_3 pending (Resources) to do",
+        "seed=4": "- to do",
+    }
+    assert f"  log: {path.with_name(f'{path.stem}_1.log')}" in text
+    assert "Go on:  python scripts/train.py -m seed=0,1" in text
+    assert "Stop:   scancel 77" in text
+
+
+def test_what_is_done_needs_nothing_typed_but_its_table(fake: FakeSlurm) -> None:
+    for i in range(2):
+        write_run(SWEEP / f"seed={i}", "finished", 10)
+    text = shown()
+    assert "Go on" not in text
+    assert "Stop" not in text
+    assert text.endswith("Table:  python scripts/compare.py sweeps/s")
+
+
+def test_many_jobs_are_cut_short_the_unfinished_first(fake: FakeSlurm) -> None:
+    for i in range(30):
+        write_run(SWEEP / f"seed={i:02}", "finished" if i < 29 else "interrupted", 10)
+    text = shown()
+    assert text.index("seed=29") < text.index("seed=00")
+    assert "... and 10 more: --all" in text
+    assert "more: --all" not in shown(shows_all=True)
+
+
+def test_a_run_that_was_never_submitted_is_resumed_by_itself(
+    workdir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", "")
+    write_run(Path("runs/a"), "interrupted", 4)
+    text = shown(Path("runs/a"))
+    assert "squeue is not installed here" in text
+    assert text.endswith("Go on:  python scripts/resume.py runs/a")
+
+
+def test_workers_of_a_search_are_named(fake: FakeSlurm) -> None:
+    submitter().submit([Line(["hydra/launcher=local"], None, None)] * 2)
+    (path,) = (SWEEP / ".slurm").glob("*.sh")
+    write_run(SWEEP / "lr=0.1", "interrupted", 1)
+    mark = f"fmnist-{path.stem}"
+    fake.answers("squeue", "".join(f"{mark}|77|{i}|RUNNING|n1|None\n" for i in (0, 1)))
+    text = shown()
+    assert "2 workers: 77_0 77_1" in text
+    assert "Go on" not in text, "they do"
+
+
+def test_a_damaged_record_is_a_failed_job(fake: FakeSlurm) -> None:
+    write_run(SWEEP / "seed=0", "finished", 1)
+    (SWEEP / "seed=0" / "run.json").write_text("{")
+    assert "failed: sweeps/s/seed=0/run.json cannot be read" in shown()
+
+
+def test_names_are_looked_for_where_they_can_be(workdir: Path) -> None:
+    (workdir / "sweeps" / "s").mkdir(parents=True)
+    (workdir / "runs" / "r").mkdir(parents=True)
+    assert status.find("s") == SWEEP
+    assert status.find("r") == Path("runs/r")
+    assert status.find("sweeps/s") == SWEEP
+    with pytest.raises(
+        UserError, match="There is no sweep or run nope: looked for nope, sweeps/nope"
+    ):
+        status.find("nope")
