@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "squeue", "scontrol", "sinfo", "scancel")
+PACKAGES = ("slurmctld", "slurmd", "slurm-client", "munge")
 NODES = ("n1", "n2")
 CONF = """
 ClusterName=mini
@@ -62,11 +63,20 @@ PartitionName=high Nodes=n[1-2] MaxTime=INFINITE PriorityTier=10 PreemptMode=OFF
 
 def missing() -> str | None:
     """Say what keeps this machine from running a SLURM, None where nothing does."""
+    if os.geteuid() != 0:
+        return "a SLURM of several nodes on one machine needs root"
     path = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"])
     absent = [name for name in PROGRAMS if shutil.which(name, path=path) is None]
-    if absent:
-        return f"{', '.join(absent)} not installed: slurmctld slurmd slurm-client munge"
-    return None if os.geteuid() == 0 else "a SLURM of several nodes on one machine needs root"
+    return f"{', '.join(absent)} not installed: {' '.join(PACKAGES)}" if absent else None
+
+
+def install() -> None:
+    """Let apt install what is missing, as root on Debian or Ubuntu; elsewhere nothing happens."""
+    if os.geteuid() != 0 or missing() is None or shutil.which("apt-get") is None:
+        return
+    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    for words in (["update"], ["install", "-y", "--no-install-recommends", *PACKAGES]):
+        subprocess.run(["apt-get", "-q", *words], env=environment, timeout=300, check=False)
 
 
 class Cluster:

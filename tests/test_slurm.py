@@ -47,6 +47,7 @@ fails: false
 
 @pytest.fixture(scope="session")
 def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[mini_slurm.Cluster]:
+    mini_slurm.install()
     if reason := mini_slurm.missing():
         pytest.skip(reason)
     with mini_slurm.running(tmp_path_factory.mktemp("slurm")) as cluster:

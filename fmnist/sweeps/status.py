@@ -108,6 +108,8 @@ def overview(folder: Path) -> Overview:
 
 def _row(place: Path, entry: Entry | None, log: Path | None) -> Row:
     state, goal = plan.state(place), None
+    if state.status == plan.ELSEWHERE:  # than here, which goes without saying
+        state = state._replace(status="running")
     with contextlib.suppress(UserError, KeyError, TypeError):  # what it says of itself is told
         goal = int(record.read(place).data["config"]["trainer"]["max_epochs"])
     return Row(place.name, entry, state, goal, log if log and log.exists() else None)
