@@ -106,7 +106,8 @@ def check(
     type is looked for in the YAML files of `folders`.
     """
     try:
-        plain = OmegaConf.to_container(OmegaConf.create(cfg), resolve=True, throw_on_missing=True)  # type: ignore[arg-type]
+        given = cfg if isinstance(cfg, DictConfig) else OmegaConf.create(dict(cfg))
+        plain = OmegaConf.to_container(given, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
         raise UsageError(f"The config does not resolve: {first_line(error)}") from None
     assert isinstance(plain, dict)
