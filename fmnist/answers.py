@@ -80,8 +80,8 @@ def _write_csv(answers: Iterable[Answer]) -> None:
 
 def _write_line(values: Sequence[str]) -> None:
     line = io.StringIO()
-    csv.writer(line, lineterminator="\n").writerow(values)
-    report.write(line.getvalue())
+    csv.writer(line).writerow(values)  # its own end of line, or it would leave a return unquoted
+    report.write(line.getvalue().removesuffix("\r\n") + "\n")
 
 
 def _write_table(answers: Iterable[Answer]) -> None:

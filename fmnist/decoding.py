@@ -1,12 +1,14 @@
 """Picture files of any kind -> colours and transparency as numbers. Torch-free.
 
-A file may be made to hurt. One picture takes at most 2.2 GB and large ones are read one at a time
-(tests/test_hostile_pictures.py measures it), 60 seconds and no program to run.
+A file may be made to hurt. One picture takes at most 2 GB, and large ones are read one at a
+time (tests/test_hostile_pictures.py measures it); 30 seconds, looked at between what a decoder asks
+for; and no other program.
 """
 
 import functools
 import io
 import os
+import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -35,9 +37,11 @@ UNKNOWN = "no picture of a known kind: PNG, JPEG, WebP, GIF, TIFF, BMP, AVIF and
 WORK_PX = 448  # longest edge to work on, up to twice as much; a thing keeps many times 28 pixels
 MAX_PIXELS = 89_000_000  # of a picture: from here on Pillow itself warns; 4 bytes each, or more
 MAX_JPEG_PIXELS = 178_000_000  # a JPEG is decoded small; Pillow refuses more of any kind
-MAX_BYTES = 512 << 20  # of a file
-LARGE_PIXELS, LARGE_BYTES = 12_000_000, 32 << 20  # more are read one at a time
-PATIENCE_S = 60.0  # for one file; a few hundred bytes can describe hours of work
+MAX_BYTES = 128 << 20  # of a file
+MAX_VALUES = 1_000_000  # of a tag: a TIFF may say that it has millions of strips of one pixel
+MAX_EXIF = 65_536  # bytes; a JPEG has no room for more
+LARGE_PIXELS, LARGE_BYTES = 12_000_000, 8 << 20  # more are read one at a time
+PATIENCE_S = 30.0  # for one file; a few hundred bytes can describe hours of work
 TILE_PX = 2048
 FARTHEST = 1e38  # of deep pixels: differences of such are still numbers
 ORIENTATION = 0x0112  # Exif 2.3, tag 274
@@ -92,8 +96,7 @@ def read(path: Path) -> Pixels:
     except NotRegularError:
         raise UserError("no regular file.") from None
     except IsADirectoryError:
-        can = os.access(path, os.R_OK | os.X_OK)
-        raise UserError("a folder." if can else "a folder that cannot be read.") from None
+        raise UserError(_describe_folder(path)) from None
     except UnidentifiedImageError:
         raise UserError(UNKNOWN if size else "empty file.") from None
     except Image.DecompressionBombError:
@@ -113,19 +116,40 @@ def _read(file: _Stream, size: int, stack: ExitStack) -> Pixels:
     if size > LARGE_BYTES:
         stack.enter_context(_ALONE)
     file.deadline = time.monotonic() + PATIENCE_S
+    _check_directory(file)
     image = stack.enter_context(Image.open(file, formats=_formats()))
     limit = MAX_JPEG_PIXELS if image.format in ("JPEG", "MPO") else MAX_PIXELS
     pixels = image.width * image.height
     if pixels > limit:
         raise UserError(f"{_too_large(limit)[:-1]}, it has {image.width} x {image.height}.")
     image.draft(None, (2 * WORK_PX, 2 * WORK_PX))  # a JPEG can be decoded small
-    if not image.info.get("progressive"):  # all of such a one is in memory at once
+    if image.info.get("progressive"):  # all of it is in memory at once
+        image.decodermaxblock = 4096  # so that the time is looked at after a few scans
+    else:
         pixels = image.width * image.height
     if pixels > LARGE_PIXELS:
         stack.enter_context(_ALONE)
         file.deadline = time.monotonic() + PATIENCE_S  # waiting does not count
     image.load()
     return decode(image)
+
+
+def _check_directory(file: _Stream) -> None:
+    """Refuse a TIFF whose first directory has a tag of millions of numbers; rewinds the file."""
+    head = file.read(16).ljust(16, b"\0")
+    order = {b"II": "<", b"MM": ">"}.get(head[:2])
+    if order:
+        is_big = head[2] == 43  # as Pillow has it
+        (start,) = struct.unpack_from(order + ("Q" if is_big else "I"), head, 8 if is_big else 4)
+        file.seek(min(start, MAX_BYTES))
+        number = int.from_bytes(file.read(8 if is_big else 2), "big" if order == ">" else "little")
+        entry = struct.Struct(order + ("HHQ8x" if is_big else "HHI4x"))
+        block = file.read(entry.size * min(number, MAX_VALUES))
+        block = block[: len(block) // entry.size * entry.size]
+        for _, kind, count in entry.iter_unpack(block):
+            if count > MAX_VALUES and kind not in (1, 2, 7):  # those are bytes
+                raise UserError(f"damaged picture: a tag of {count:,} numbers.")
+    file.seek(0)
 
 
 def decode(image: Image.Image) -> Pixels:
@@ -147,6 +171,8 @@ def decode(image: Image.Image) -> Pixels:
 
 def _turn(image: Image.Image) -> Image.Transpose | None:
     """Say how to bring a picture upright; where its Exif is broken, the pixels still are not."""
+    if len(image.info.get("exif", b"")) > MAX_EXIF:
+        return None
     try:
         return TURNS.get(image.getexif().get(ORIENTATION, 1))
     except Exception:  # Pillow raises a dozen types
@@ -217,6 +243,14 @@ def _formats() -> list[str]:
     """Return those of FORMATS that this build of Pillow knows; one that it does not would raise."""
     Image.init()
     return [name for name in FORMATS if name in Image.OPEN]
+
+
+def _describe_folder(path: Path) -> str:
+    try:
+        os.scandir(path).close()
+    except OSError as error:
+        return f"a folder that cannot be read: {error.strerror}."
+    return "a folder."
 
 
 def _too_large(limit: int) -> str:
