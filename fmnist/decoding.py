@@ -1,7 +1,7 @@
 """Picture files of any kind -> colours and transparency as numbers. Torch-free.
 
 A file may be made to hurt. One picture takes at most 2 GB, and large ones are read one at a
-time (tests/test_hostile_pictures.py measures it); 30 seconds, looked at between what a decoder asks
+time (tests/test_hostile_pictures.py measures it); 60 seconds, looked at between what a decoder asks
 for; and no other program.
 """
 
@@ -41,7 +41,7 @@ MAX_BYTES = 128 << 20  # of a file
 MAX_VALUES = 1_000_000  # of a tag: a TIFF may say that it has millions of strips of one pixel
 MAX_EXIF = 65_536  # bytes; a JPEG has no room for more
 LARGE_PIXELS, LARGE_BYTES = 12_000_000, 8 << 20  # more are read one at a time
-PATIENCE_S = 30.0  # for one file; a few hundred bytes can describe hours of work
+PATIENCE_S = 60.0  # for one file; a few hundred bytes can describe hours of work
 TILE_PX = 2048
 FARTHEST = 1e38  # of deep pixels: differences of such are still numbers
 ORIENTATION = 0x0112  # Exif 2.3, tag 274

@@ -13,7 +13,10 @@ class NotRegularError(OSError):
 
 def open_regular(path: Path) -> io.BufferedReader:
     """Open a file to read; raises OSError for whatever is no regular file, at once."""
-    _check(path, path.stat().st_mode)  # before: opening a device can have effects
+    try:
+        _check(path, path.stat().st_mode)  # before: opening a device can have effects
+    except ValueError as error:  # a name that no file can have
+        raise OSError(errno.EINVAL, str(error), str(path)) from None
     number = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         _check(path, os.fstat(number).st_mode)  # after: it may be another one by now

@@ -6,6 +6,7 @@ REPORT that is begun and not ended.
 
 import random
 import resource
+import signal
 import sys
 import tempfile
 import traceback
@@ -18,6 +19,7 @@ from fmnist.pictures import Steps
 
 FORMATS = (*decoding.FORMATS, "MPO")
 MEMORY = 4 << 30  # bytes of address space
+CPU_S = 60.0  # for one input, of which SIGPROF kills: it hangs
 
 
 def make(number: int, seed: int, good: list[tuple[str, bytes]]) -> bytes:
@@ -51,6 +53,7 @@ def main(first: int, last: int, seed: int, report: Path) -> None:
             file = Path(folder, "picture")
             file.write_bytes(make(number, seed, good))
             lines.write(f"{number} ")
+            signal.setitimer(signal.ITIMER_PROF, CPU_S)
             lines.write(feed(file, number).replace("\n", " ") + "\n")
 
 

@@ -102,6 +102,13 @@ def test_an_odd_system_folder_is_named_and_steers_no_terminal(
     assert "\x1b" not in capsys.readouterr().err
 
 
+def test_a_name_that_no_file_can_have_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"data\.dir must .*embedded null"):
+        sources.obtain(tmp_path / "no\0name")
+    with pytest.raises(UserError, match=r"data\.source must .*embedded null"):
+        sources.obtain(tmp_path / "data", tmp_path / "no\0name")
+
+
 def test_images_and_labels_in_each_other_s_place_are_found(
     data_dir: Path, tmp_path: Path, files: Files
 ) -> None:
