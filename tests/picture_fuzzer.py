@@ -48,11 +48,12 @@ def main(first: int, last: int, seed: int, report: Path) -> None:
     # What lies about its size is to be tried, not to be waited for.
     decoding.MAX_PIXELS = decoding.MAX_JPEG_PIXELS = 1_000_000
     good = mutations.pictures([f for f in FORMATS if f in decoding._formats() or f == "MPO"], seed)
-    with tempfile.TemporaryDirectory() as folder, report.open("a", buffering=1) as lines:
+    with tempfile.TemporaryDirectory() as folder, report.open("a") as lines:
         for number in range(first, last):
             file = Path(folder, "picture")
             file.write_bytes(make(number, seed, good))
             lines.write(f"{number} ")
+            lines.flush()
             signal.setitimer(signal.ITIMER_PROF, CPU_S)
             lines.write(feed(file, number).replace("\n", " ") + "\n")
 
