@@ -4,6 +4,7 @@ import gzip
 import io
 import os
 import socket
+import stat
 import tarfile
 import time
 from pathlib import Path
@@ -37,8 +38,7 @@ def spoil(path: Path, way: str) -> None:
         case "folder":
             path.mkdir()
         case "socket":
-            with socket.socket(socket.AF_UNIX) as bound:
-                bound.bind(str(path))
+            os.mknod(path, stat.S_IFSOCK | 0o600)
         case "endless device":
             path.symlink_to("/dev/zero")
         case "link to itself":
