@@ -12,13 +12,14 @@ from rich.console import Console
 from rich.text import Text
 
 from fmnist import report
-from fmnist.compare.collection import clean
+from fmnist.errors import clean
 from fmnist.prediction import Answer
 
 FORMATS = ("table", "csv", "json")
 UNLIKE = "unlike the training data"
 EMPTY = "nothing stands out from the ground"
 GAP = "  "
+FORMULA = "=+-@\t\r"  # what a spreadsheet would calculate
 DIGITS = 6  # of probabilities, for programs
 
 
@@ -71,15 +72,16 @@ def _write_csv(answers: Iterable[Answer]) -> None:
         row = _row(answer)
         top = "; ".join(f"{label} {prob:.{DIGITS}f}" for label, prob in answer.top)
         prob = "" if row["prob"] is None else f"{row['prob']:.{DIGITS}f}"
-        file = _one_line(row["file"]) if sys.stdout.isatty() else row["file"]
+        file = row["file"] if row["file"][0] not in FORMULA else f"./{row['file']}"
+        file = _one_line(file) if sys.stdout.isatty() else file
         unlike = "" if answer.error else str(answer.unlike).lower()
         _write_line([file, row["label"] or "", prob, top, unlike, answer.error or ""])
 
 
 def _write_line(values: Sequence[str]) -> None:
     line = io.StringIO()
-    csv.writer(line, lineterminator="\n").writerow(values)
-    report.write(line.getvalue())
+    csv.writer(line).writerow(values)  # its own end of line, or it would leave a return unquoted
+    report.write(line.getvalue().removesuffix("\r\n") + "\n")
 
 
 def _write_table(answers: Iterable[Answer]) -> None:

@@ -1,5 +1,6 @@
 """Judge files, raw or .gz, by the sha256 of their unpacked content, and install the right ones."""
 
+import errno
 import gzip
 import hashlib
 import io
@@ -9,6 +10,8 @@ import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+
+from fmnist.regular import open_regular
 
 MAX_BYTES = 64 << 20  # of one file, packed or unpacked; the largest real one has 47 MB
 
@@ -59,11 +62,21 @@ def mismatch(got: str, digest: str) -> str:
     return "" if got == digest else f"damaged (sha256 {got[:12]}..., expected {digest[:12]}...)"
 
 
+def hash_file(path: Path) -> str:
+    """Return the sha256 of a file as it is; raises OSError for one that no data file can be."""
+    with open_regular(path) as file:
+        if os.fstat(file.fileno()).st_size > MAX_BYTES:
+            raise OSError(errno.EFBIG, f"longer than {MAX_BYTES} bytes", str(path))
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def _blocks(path: Path, digest: str) -> Iterator[bytes]:
     """Yield a file's content, unpacked if it is gzip; raise SourceError if it is wrong."""
     hasher, size = hashlib.sha256(), 0
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
+            if os.fstat(file.fileno()).st_size > MAX_BYTES:
+                raise SourceError(f"longer than {MAX_BYTES} bytes")
             packed = file.read(2) == b"\x1f\x8b"
             file.seek(0)
             stream: io.BufferedIOBase = gzip.GzipFile(fileobj=file) if packed else file

@@ -21,6 +21,7 @@ from urllib.request import FTPHandler, Request, build_opener
 from fmnist import content, turns
 from fmnist.content import BrokenError, SourceError
 
+TOTAL_S = 3600.0  # all downloads that share a Patience together, however steadily they drip
 PATIENCE_S = 30.0  # all downloads that share a Patience together, without progress
 STALL_S = 6.0  # one connection, without a byte
 SLOW_S, SLOW_BYTES = 15.0, 150_000  # fewer bytes in that time is no progress
@@ -34,6 +35,12 @@ class Patience:
 
     def __init__(self) -> None:
         self.left_s = PATIENCE_S
+        self.end = time.monotonic() + TOTAL_S
+
+    def check(self) -> None:
+        """Raise SourceError once all of the time is spent."""
+        if time.monotonic() > self.end:
+            raise SourceError(f"not done within {TOTAL_S:.0f} s")
 
     def sleep(self, duration_s: float) -> None:
         """Wait, at the cost of the time left."""
@@ -146,11 +153,13 @@ def _receive(request: Request, answer: _Answer, patience: Patience) -> Generator
     """
     if patience.left_s <= 0:
         raise SourceError(f"not asked, {PATIENCE_S:.0f} s without progress are spent")
+    patience.check()
     items: _Items = queue.SimpleQueue()
     gone, answered, fresh, mark = threading.Event(), False, 0, time.monotonic()
     threading.Thread(target=_pump, args=(request, answer, items, gone), daemon=True).start()
     try:
         while (block := _await(items, answered, mark, patience)) is not None:
+            patience.check()
             answered, fresh = True, fresh + len(block)
             if fresh > SLOW_BYTES:
                 fresh, mark = 0, time.monotonic()

@@ -37,6 +37,13 @@ class Interrupted(BaseException):
         self.signum = signum
 
 
+def clean(text: str) -> str:
+    """Replace what could steer a terminal or cannot be encoded: controls, lone surrogates."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
 @contextlib.contextmanager
 def raising(*signals: int) -> Iterator[None]:
     """Let each of `signals` raise Interrupted, where this is the main thread."""
@@ -60,7 +67,7 @@ def exit_codes() -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        print(f"Error: {error}", file=sys.stderr)
+        print(clean(f"Error: {error}"), file=sys.stderr)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         print("Interrupted.", file=sys.stderr)

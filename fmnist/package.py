@@ -11,6 +11,13 @@ from pathlib import Path
 from fmnist.content import SourceError
 
 APT_S = 120.0  # for the lists and the package
+# No file larger than 256 MB, so that a package cannot fill the disk. tar itself refuses names that
+# lead out of the folder, and links on the way of a file.
+UNPACK = """
+ulimit -f 524288 &&
+dpkg-deb --fsys-tarfile "$1" >data.tar &&
+tar -xf data.tar --no-same-owner --no-same-permissions
+"""
 
 
 @contextmanager
@@ -37,7 +44,8 @@ def _unpack(name: str, folder: Path) -> None:
     deadline = time.monotonic() + APT_S
     _run([*apt, "update"], folder, deadline)
     _run([*apt, "download", name], folder, deadline)
-    _run(["dpkg-deb", "-x", *(path.name for path in folder.glob("*.deb")), "."], folder, deadline)
+    packed = [str(path) for path in folder.glob("*.deb")]
+    _run(["sh", "-c", UNPACK, "sh", *packed], folder, deadline)
 
 
 def _run(command: list[str], folder: Path, deadline: float) -> None:
@@ -56,5 +64,7 @@ def _run(command: list[str], folder: Path, deadline: float) -> None:
         log.seek(0)
         lines = ["", *log.read().splitlines()]
     if code:
-        errors = [line for line in lines if line.startswith(("E:", "W: Failed", "dpkg-deb:"))]
+        errors = [
+            line for line in lines if line.startswith(("E:", "W: Failed", "dpkg-deb:", "tar:"))
+        ]
         raise SourceError(f"{command[0]}: {' '.join(errors[-2:] or lines[-1:])}")

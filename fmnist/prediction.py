@@ -53,34 +53,84 @@ def find_files(words: Iterable[str]) -> tuple[list[Path], int]:
     """Return the files that paths, folders and patterns (`**` too) name, and how many were skipped.
 
     Folders are searched to any depth for what is called like a picture, in sorted order, without
-    what is hidden. What was named itself is returned whatever it is, each file once.
+    what is hidden; one that cannot be read is returned itself. What was named itself is returned
+    whatever it is, each file once.
     """
     files: dict[str, Path] = {}
     num_skipped = 0
     for word in words:
         named = [word]
         if glob.has_magic(word) and not os.path.lexists(word):
-            named = sorted(glob.glob(word, recursive=True)) or [word]  # noqa: PTH207 - absolute too
+            named = sorted(_expand(word)) or [word]
         for name in named:
-            found, others = _search(Path(name)) if Path(name).is_dir() else ([Path(name)], 0)
+            is_folder = os.path.isdir(name)  # noqa: PTH112 - Path's raises for a name too long
+            found, others = _search(name) if is_folder else ([Path(name)], 0)
             num_skipped += others
             for path in found:
                 files.setdefault(os.path.realpath(path), path)
     return list(files.values()), num_skipped
 
 
-def _search(folder: Path) -> tuple[list[Path], int]:
+def _expand(pattern: str) -> Iterator[str]:
+    """Give what a pattern names; `**` follows no links, which may lead in circles."""
+    parts = pattern.split("/")
+    if "**" not in parts:
+        yield from glob.iglob(pattern)  # noqa: PTH207 - absolute too
+        return
+    place = parts.index("**")
+    start, end = "".join(f"{part}/" for part in parts[:place]), "/".join(parts[place + 1 :])
+    for top in glob.iglob(start) if start else ["."]:  # noqa: PTH207
+        if not end:
+            yield top  # a folder is searched to any depth
+            continue
+        for folder, _ in _walk(top):
+            inside = os.path.join(folder, "").removeprefix("" if start else "./")  # noqa: PTH118
+            yield from _expand(glob.escape(inside) + end)
+
+
+def _search(folder: str) -> tuple[list[Path], int]:
     found: list[Path] = []
     num_skipped = 0
-    for place, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(names):
+    for place, names in _walk(folder):
+        if names is None:
+            found.append(Path(place))
+            continue
+        for name in names:
             suffix = os.path.splitext(name)[1].lower()  # noqa: PTH122 - of thousands of names
             if suffix in decoding.SUFFIXES and not name.startswith("."):
                 found.append(Path(place, name))
             else:
                 num_skipped += 1
     return found, num_skipped
+
+
+def _walk(top: str) -> Iterator[tuple[str, list[str] | None]]:
+    """Yield each folder that is not hidden and the files in it, sorted; None: it cannot be read.
+
+    Links to folders are not followed; any depth, which os.walk of Python 3.11 has not.
+    """
+    waiting = [top]
+    while waiting:
+        place = waiting.pop()
+        folders: list[os.DirEntry[str]] = []
+        files: list[os.DirEntry[str]] = []
+        try:
+            with os.scandir(place) as entries:
+                for entry in entries:
+                    (folders if _is_folder(entry) else files).append(entry)
+        except OSError:
+            yield place, None
+            continue
+        yield place, sorted(entry.name for entry in files)
+        own = [e.path for e in folders if not (e.name.startswith(".") or e.is_symlink())]
+        waiting.extend(sorted(own, reverse=True))
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
 
 
 def answer(

@@ -20,7 +20,7 @@ from fmnist.compare.collection import Run
 from fmnist.compare.columns import Column
 from fmnist.compare.pairs import Pairs
 from fmnist.compare.table import Table
-from fmnist.errors import UsageError, UserError
+from fmnist.errors import UsageError, UserError, clean
 from fmnist.record import Record
 
 _GAP = 2  # spaces between columns
@@ -214,7 +214,7 @@ def check_output(option: str, path: Path, ending: str) -> None:
 def tell(notes: Iterable[str]) -> None:
     """Print notes on stderr, a line each."""
     for note in notes:
-        print(note, file=sys.stderr)
+        print(clean(note), file=sys.stderr)
 
 
 def write(text: str, is_bold: bool = False) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from fmnist import content, download, package, turns
 from fmnist.content import SourceError
-from fmnist.errors import UserError
+from fmnist.errors import UserError, clean
 
 FILES: dict[str, str] = {  # raw file name -> sha256 of the unpacked file
     "train-images-idx3-ubyte": "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
@@ -37,7 +37,7 @@ _Take = Callable[[Iterable[str], Path], Iterator[str]]  # installs files, yields
 
 
 def _tell(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+    print(clean(line), file=sys.stderr, flush=True)  # a server chose some of its words
 
 
 def obtain(
@@ -89,6 +89,20 @@ def stamp(data_dir: Path) -> tuple[tuple[int, int, int], ...]:
     return tuple(found)
 
 
+@contextlib.contextmanager
+def unchanged(data_dir: Path) -> Iterator[None]:
+    """Raise UserError, whatever else was raised, if the files were touched meanwhile."""
+    before = stamp(data_dir)
+    try:
+        yield
+    finally:
+        if stamp(data_dir) != before:
+            raise UserError(
+                "data.dir must hold files that stay as they are while they are read, got others in "
+                f"{str(data_dir)!r} meanwhile. Let nothing else write there and start again."
+            )
+
+
 def data_hash() -> str:
     """Return one hash that names the content of all four files."""
     lines = [f"{digest}  {name}\n" for name, digest in sorted(FILES.items())]
@@ -100,15 +114,14 @@ def _faults(raw: Path) -> dict[str, str]:
 
     def fault(name: str) -> str:
         try:
-            with (raw / name).open("rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
-            return content.mismatch(digest, FILES[name])
+            return content.mismatch(content.hash_file(raw / name), FILES[name])
         except (FileNotFoundError, NotADirectoryError):
             return "missing"
         except OSError as error:
             raise UserError(
                 f"data.dir must hold files that can be read, got {str(raw / name)!r} "
-                f"({error.strerror}). Make it readable or choose another folder with data.dir=DIR."
+                f"({error.strerror}). Make it readable, delete it to get it anew, or choose "
+                "another folder with data.dir=DIR."
             ) from error
 
     with ThreadPoolExecutor() as pool:
@@ -125,7 +138,8 @@ def _tidy(raw: Path) -> None:
     for name in FILES:
         for pattern in (f"{name}.gz.part*", f"{name}.*.tmp"):
             for path in turns.orphans(raw, pattern):
-                path.unlink(missing_ok=True)
+                with contextlib.suppress(OSError):  # a folder of that name does no harm
+                    path.unlink()
 
 
 def _gather(

@@ -6,8 +6,12 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from stat import S_ISREG
+
+from fmnist.regular import open_regular
 
 WAIT_S = 120.0  # for another process that is getting the files
+MAX_OWNER = 1000  # bytes of a lock
 ORPHAN_S = 60.0  # an unfinished file not written for so long has no living owner
 
 
@@ -27,14 +31,21 @@ def turn(folder: Path, say: Callable[[str], None]) -> Iterator[None]:
         yield
     finally:
         if mine:
-            lock.unlink(missing_ok=True)
+            with suppress(OSError):
+                lock.unlink()
 
 
 def orphans(folder: Path, pattern: str) -> Iterator[Path]:
-    """Yield unfinished files that were given up, or whose process does not seem to live."""
+    """Yield unfinished files that were given up, or whose process does not seem to live.
+
+    Only what this program can have left: to go on writing through a link would change another file.
+    """
     for path in folder.glob(pattern):
         with suppress(FileNotFoundError):
-            if path.suffix == ".part" or time.time() - path.stat().st_mtime > ORPHAN_S:
+            status = path.lstat()
+            is_ours = S_ISREG(status.st_mode) and status.st_nlink == 1
+            is_left = path.suffix == ".part" or time.time() - status.st_mtime > ORPHAN_S
+            if is_ours and is_left:
                 yield path
 
 
@@ -50,13 +61,15 @@ def _await(lock: Path) -> None:
     deadline = time.monotonic() + WAIT_S
     try:
         while time.monotonic() < deadline and time.time() - lock.stat().st_mtime < WAIT_S:
-            pid, _, host = lock.read_text().partition(" ")
+            with open_regular(lock) as file:
+                pid, _, host = file.read(MAX_OWNER).decode().partition(" ")
             if host == socket.gethostname():
                 with suppress(PermissionError):  # it lives, as another user's
                     os.kill(int(pid), 0)
             time.sleep(0.1)
     except FileNotFoundError:
         return
-    except OSError:  # the owner is dead, or the lock cannot be read
+    except (OSError, ValueError, OverflowError):  # the owner is dead, or no owner wrote this
         pass
-    lock.unlink(missing_ok=True)
+    with suppress(OSError):  # a folder, or not ours to remove
+        lock.unlink()

@@ -98,7 +98,7 @@ def _predict(args: argparse.Namespace) -> bool:
         from fmnist import preview
 
         preview.save(shown, len(files), args.preview)
-        print(f"Wrote {args.preview}", file=sys.stderr)
+        report.tell([f"Wrote {args.preview}"])
     return not num_bad
 
 

@@ -23,7 +23,7 @@ def programs(tmp_path: Path, files: Files, monkeypatch: Patch) -> Path:
     program(
         folder / "apt-get", 'echo "$@" >> "$0.log"; case "$*" in *download*) echo > x.deb;; esac'
     )
-    program(folder / "dpkg-deb", f'[ "$1 $2" = "-x x.deb" ] && cp -r {tmp_path}/package/usr "$3"')
+    program(folder / "dpkg-deb", f'[ "$1" = --fsys-tarfile ] && tar -c -C {tmp_path}/package ./usr')
     return folder
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from fmnist import record, reports, schema
-from fmnist.errors import UsageError, UserError
+from fmnist.errors import UsageError, UserError, clean
 
 SCORES = tuple(f"{split}/{name}" for split in ("train", "val", "test") for name in ("acc", "loss"))
 TARGET = "._target_"
@@ -95,13 +95,6 @@ def read_runs(paths: Iterable[Path]) -> tuple[list[Run], list[str]]:
             except RecursionError:
                 skipped.append(clean(f"{folder / record.RECORD} is nested too deeply."))
     return _complete(list(runs.values())), list(dict.fromkeys(skipped))
-
-
-def clean(text: str) -> str:
-    """Replace what could steer a terminal or cannot be encoded: controls, lone surrogates."""
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
 def _find(folder: Path, depth: int) -> tuple[list[Path], list[str]]:
