@@ -119,7 +119,9 @@ class Cluster:
     def lose_node(self, node: str) -> None:
         """Let a node fall silent, with all that runs on it."""
         path = self.folder / "run" / f"slurmd.{node}.pid"
-        for pid in [int(path.read_text()), *self.job_pids(node)]:
+        jobs = self.job_pids(node)
+        keepers = {keeper for pid in jobs if (keeper := _keeper(pid))}
+        for pid in [int(path.read_text()), *keepers, *jobs]:  # those first that would tell
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
 
@@ -190,6 +192,15 @@ def running(folder: Path) -> Iterator[Cluster]:
         yield cluster
     finally:
         cluster.stop()
+
+
+def _keeper(pid: int) -> int | None:
+    """Return the slurmstepd that started a process, None for one that another process started."""
+    with contextlib.suppress(OSError):
+        parent = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+        if Path(f"/proc/{parent}/comm").read_text().strip() == "slurmstepd":
+            return parent
+    return None
 
 
 def _free_ports() -> int:
