@@ -23,9 +23,11 @@ from torch import nn
 
 from fmnist import arguments, process, schema, seeds
 from fmnist.augment import Augment
+from fmnist.cluster import Alone, Environment, check_processes
 from fmnist.classifier import Classifier, Schedule
 from fmnist.data import FashionMNISTData
 from fmnist.errors import UsageError
+from fmnist.launch import Launch
 from fmnist.finetuning import Finetuning
 from fmnist.models import NUM_CLASSES, last_layer
 
@@ -141,8 +143,10 @@ def _schedule(values: Mapping[str, Any]) -> Schedule:
     return functools.partial(function, **{k: v for k, v in values.items() if k[0] != "_"})
 
 
-def check_trainer(config: Mapping[str, Any]) -> None:
+def check_trainer(config: Mapping[str, Any], launch: Launch | None = None) -> int:
     """Refuse at once a device this machine does not have, or arguments Lightning does not take.
+
+    Returns the number of processes that train.
 
     Raises:
         UsageError: before data or folders are touched.
@@ -156,13 +160,9 @@ def check_trainer(config: Mapping[str, Any]) -> None:
             f"trainer.accelerator={accelerator} needs a {kind}, and torch {torch.__version__} "
             "finds none here. Use trainer=cpu or trainer=auto, or check the driver with nvidia-smi."
         )
-    num_processes = trainer(config, Path(), [], None).world_size
-    if config["callbacks"]["finetuning"]["frozen_epochs"] and num_processes > 1:
-        # DDP decides at its start which gradients it averages.
-        raise UsageError(
-            "callbacks.finetuning.frozen_epochs must be null or 0 where several processes train, "
-            f"got {num_processes} of them. Use trainer=gpu, or freeze nothing."
-        )
+    environment = Environment(launch) if launch else None
+    tried = trainer(config, Path(), [], None, environment)
+    return check_processes(tried, config, launch)
 
 
 def trainer(
@@ -170,8 +170,12 @@ def trainer(
     folder: Path,
     callbacks: list[pl.Callback],
     logger: pl.loggers.Logger | None,
+    environment: Environment | None = None,
 ) -> pl.Trainer:
-    """Build the Trainer; raises UsageError with Lightning's words for arguments that do not fit."""
+    """Build the Trainer; raises UsageError with Lightning's words for arguments that do not fit.
+
+    `environment` knows the processes that train together, None where this one is alone.
+    """
     arguments: dict[str, Any] = dict(config["trainer"])
     if arguments.get("profiler"):
         arguments["profiler"] = _profiler(arguments["profiler"], folder)
@@ -186,6 +190,7 @@ def trainer(
         return pl.Trainer(
             logger=logger or False,
             callbacks=callbacks,
+            plugins=[environment or Alone()],  # or Lightning would look for a cluster itself
             default_root_dir=folder,
             enable_autolog_hparams=False,
             **arguments,

@@ -1,0 +1,398 @@
+"""What the processes of one run tell each other: the first decides and writes, the others follow.
+
+All of them end with the exit code of the first, and a message is said once. Torch-free: where a run
+is finished or refused, none of them has work to do.
+"""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from types import FrameType
+from typing import Any
+
+from fmnist import errors, launch, links
+from fmnist.errors import Interrupted, Told, UserError
+from fmnist.launch import Launch
+from fmnist.links import Link, Message
+
+WORD_S = 3.0  # for news of another process, after a collective operation failed
+HANG_S = 15.0  # for a process to come back from an operation whose partner is gone
+ARRIVE_S = 60.0  # for a late process, when the first one ends
+LOST = (
+    "Process {rank} of {size} ended {how}. What was saved stays: type the same line again and "
+    "it goes on from the last checkpoint."
+)
+GONE = "without a word: killed, out of memory, or its machine is lost"
+
+
+class Mates:
+    """This process's view of those it trains with."""
+
+    def __init__(self, given: Launch) -> None:
+        self.launch = given
+        self.signum: int | None = None  # that stopped one of them
+        self.lost = ""  # why one of them ended before its time
+        self.verdict: Message | None = None  # how all of them end
+        self.port = 0  # of process 0, for the training itself
+        self.on_hang: Callable[[BaseException], None] = lambda why: None  # before it gives up
+        self._news = threading.Condition()
+        self._done = False
+
+    @property
+    def leads(self) -> bool:
+        return self.launch.rank == 0
+
+    def note_signal(self, signum: int) -> None:
+        """Let all processes stop because of a signal."""
+        raise NotImplementedError
+
+    def check(self) -> None:
+        """Raise why this process should not go on, if so."""
+        reason = self._reason()
+        if reason is not None:
+            raise reason
+
+    def explain(self, error: BaseException) -> BaseException | None:
+        """Return what the end of another process makes of `error`; None where it is its own."""
+        if not isinstance(error, RuntimeError):
+            return None
+        self._wait(lambda: self._reason() is not None, WORD_S)
+        return self._reason()
+
+    def _reason(self) -> BaseException | None:
+        if self.lost:
+            return UserError(self.lost)
+        if self.signum is not None:
+            return Interrupted(self.signum)
+        return None
+
+    def _wait(self, met: Callable[[], bool], seconds: float | None = None) -> bool:
+        with self._news:
+            return self._news.wait_for(met, seconds)
+
+    def _note(self, **facts: Any) -> None:
+        with self._news:
+            for name, value in facts.items():
+                setattr(self, name, value)
+            self._news.notify_all()
+
+    def _give_up(self) -> None:
+        """End this process, unless it comes back soon from what it waits for in vain."""
+        reason = self._reason()
+        if reason is not None and not self._wait(lambda: self._done, HANG_S):
+            self.on_hang(reason)
+            os._exit(exit_code(reason))
+
+
+class Leader(Mates):
+    """Process 0."""
+
+    def __init__(self, given: Launch) -> None:
+        super().__init__(given)
+        self._server = links.listen(given)
+        self._links: dict[int, Link] = {}
+        self._ended: set[int] = set()
+        self._word: Message | None = None
+        threading.Thread(
+            target=links.accept, args=(self._server, self._serve), daemon=True
+        ).start()
+
+    def tell(self, **word: Any) -> None:
+        """Tell the others what to do, also those that come later."""
+        with self._news:
+            self._word = word
+            for link in self._links.values():
+                link.send(**word)
+
+    def gather(self) -> None:
+        """Wait for all to be there; raises UserError when one has ended or does not come."""
+        if not self._wait(lambda: bool(self.lost) or self._is_complete(), links.CONNECT_S):
+            missing = sorted(set(range(1, self.launch.size)) - self._links.keys())
+            raise UserError(
+                f"{len(missing)} of {self.launch.words} did not come within "
+                f"{links.CONNECT_S:.0f} s: {missing}. Read what they said, or set MASTER_ADDR to "
+                "an address of this machine that they can reach."
+            )
+        self.check()
+
+    def note_signal(self, signum: int) -> None:
+        self._note(signum=signum)
+        for link in list(self._links.values()):
+            link.send(do="stop", signum=signum)
+
+    def end(self, code: int, text: str = "") -> None:
+        """Tell all others to end with `code`, and wait until they have heard it."""
+        self._note(_done=True)
+        if not (code and self.launch.kind == "local"):
+            seconds = WORD_S if code > 128 else ARRIVE_S
+            self._wait(lambda: bool(self.lost) or self._is_complete(), seconds)
+        self._server.close()
+        self.tell(do="end", code=code, text=text)
+        for link in list(self._links.values()):
+            link.end()
+        self._wait(lambda: self._ended >= self._links.keys(), WORD_S)
+
+    def _is_complete(self) -> bool:
+        return len(self._links) == self.launch.size - 1
+
+    def _serve(self, link: Link) -> None:
+        hello = link.hear()
+        rank = hello.get("rank")
+        with self._news:
+            fits = isinstance(rank, int) and 0 < rank < self.launch.size
+            if hello.get("mark") != self.launch.mark or not fits or rank in self._links:
+                link.close()
+                return
+            assert isinstance(rank, int)
+            link.send(mark=self.launch.mark)
+            if self._word:
+                link.send(**self._word)
+            self._links[rank] = link
+            self._news.notify_all()
+        how = GONE
+        for message in link.messages():
+            if message.get("do") == "stop":
+                self.note_signal(message["signum"])
+            elif message.get("do") == "failed":
+                how = f"with an error: {message['text']}"
+        self.lose(rank, how)
+
+    def lose(self, rank: int, how: str) -> None:
+        """Take in that a process has ended."""
+        with self._news:
+            self._ended.add(rank)
+            if not (self._done or self.lost or self.signum):
+                self.lost = LOST.format(rank=rank, size=self.launch.size, how=how)
+            self._news.notify_all()
+        if not self._done:
+            self._give_up()
+
+
+class Follower(Mates):
+    """Any other process."""
+
+    def __init__(self, given: Launch) -> None:
+        super().__init__(given)
+        self._words: list[Message] = []
+        self._trains = False
+        self._link = links.join(given)
+        threading.Thread(target=self._listen, daemon=True).start()
+
+    def listen(self) -> Message:
+        """Return the next thing to do; raises Told when all processes end, UserError when lost."""
+        self._wait(lambda: bool(self._words or self.verdict or self.lost))
+        if self._words:
+            word = self._words.pop(0)
+            self._trains = word["do"] == "train"
+            return word
+        self.check()
+        raise AssertionError
+
+    def note_signal(self, signum: int) -> None:
+        self._note(signum=signum)
+        self._link.send(do="stop", signum=signum)
+
+    def report(self, text: str) -> bool:
+        """Tell the first process why this one fails; returns whether that is known there.
+
+        In the training nothing is awaited: the first one may wait for this one to end.
+        """
+        is_sent = self._link.send(do="failed", text=text)
+        self._link.end()
+        if self._trains or self.lost:
+            return is_sent and not self.lost
+        return self._wait(lambda: self.verdict is not None, 4 * WORD_S)
+
+    def leave(self) -> None:
+        """End the connection, all being done."""
+        self._note(_done=True)
+        self._link.close()
+
+    def _reason(self) -> BaseException | None:
+        if self.verdict is not None:
+            return Told(self.verdict["code"])
+        if self.lost and self.launch.kind == "local":
+            return Told(1)  # the terminal shows what became of the one that was typed
+        return super()._reason()
+
+    def _listen(self) -> None:
+        for message in self._link.messages():
+            if message.get("do") == "stop":
+                self._note(signum=message["signum"])
+            elif message.get("do") == "end":
+                self._note(verdict=message)
+            else:
+                with self._news:
+                    self._words.append(message)
+                    self._news.notify_all()
+        if self.verdict is None:
+            self._note(lost=LOST.format(rank=0, size=self.launch.size, how=GONE))
+        if self.lost or self.verdict["code"]:
+            self._give_up()
+
+
+_current: Mates | None = None
+
+
+def is_follower() -> bool:
+    """Say whether this process is one of several, and not the one that decides and speaks."""
+    found = launch.find()
+    return found is not None and found.rank > 0
+
+
+@contextlib.contextmanager
+def together() -> Iterator[Mates | None]:
+    """Join the processes that were started with this one: None where it is alone.
+
+    However the block ends, all of them end alike. Blocks may be nested.
+    """
+    given = launch.find()
+    if _current is not None or given is None:
+        with _ending(_current):
+            yield _current
+        return
+    with _connected(Leader(given) if given.rank == 0 else Follower(given)) as mates:
+        with _ending(mates):
+            yield mates
+        if isinstance(mates, Leader):
+            mates.end(0)
+        elif isinstance(mates, Follower):
+            _await_end(mates)
+
+
+@contextlib.contextmanager
+def exit_codes() -> Iterator[None]:
+    """End as errors.exit_codes does, with the others: the same code, and one message."""
+    with errors.exit_codes(), together() as mates:
+        if mates is not None:
+            _heed_sigterm(mates)
+        yield
+
+
+@contextlib.contextmanager
+def started(size: int) -> Iterator[Mates | None]:
+    """Start the other processes of `size` on this machine, unless they are there already."""
+    if _current is not None or size == 1:
+        yield _current
+        return
+    port, mark = links.free_port(), os.urandom(16).hex()
+    given = Launch("local", 0, size, 0, 0, 1, launch.LOCAL, (port,), mark)
+    with _connected(Leader(given)) as leader:
+        assert isinstance(leader, Leader)
+        processes = [_start(given._replace(rank=i, local_rank=i)) for i in range(1, size)]
+        for rank, process in enumerate(processes, 1):
+            threading.Thread(target=_watch, args=(leader, rank, process), daemon=True).start()
+        patience_s = 0.0
+        try:
+            with _ending(leader):
+                yield leader
+            leader.end(0)
+            patience_s = HANG_S
+        finally:
+            _stop(processes, patience_s)
+
+
+@contextlib.contextmanager
+def _connected(mates: Mates) -> Iterator[Mates]:
+    global _current  # noqa: PLW0603 - a process has one place among those it was started with
+    _current = mates
+    try:
+        yield mates
+    finally:
+        mates._note(_done=True)
+        _current = None
+
+
+@contextlib.contextmanager
+def _ending(mates: Mates | None) -> Iterator[None]:
+    """Tell the others how this process ends, where it ends by an exception."""
+    try:
+        yield
+    except BaseException as error:
+        if isinstance(mates, Leader) and mates.verdict is None:
+            mates.verdict = {"code": exit_code(error)}
+            mates.end(exit_code(error), str(error))
+        elif isinstance(mates, Follower):
+            _end_follower(mates, error)
+        raise
+
+
+def _end_follower(mates: Follower, error: BaseException) -> None:
+    """Leave the talking to the first process, if it knows why; raises Told then."""
+    if isinstance(error, SystemExit | Told):
+        return
+    if isinstance(error, Interrupted):
+        mates.note_signal(error.signum)
+        mates.leave()
+        raise Told(128 + error.signum) from None
+    text = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+    is_heard = mates.report(text)
+    mates.leave()
+    if is_heard and isinstance(error, UserError):
+        assert mates.verdict is not None
+        raise Told(mates.verdict["code"] or error.exit_code) from None
+
+
+def _await_end(mates: Follower) -> None:
+    """Wait until the first process has recorded the end; raises Told where it failed to."""
+    mates._wait(lambda: bool(mates.verdict or mates.lost))
+    mates.leave()
+    if mates.verdict is None or mates.verdict["code"]:
+        mates.check()
+
+
+def exit_code(error: BaseException) -> int:
+    """Return the code that a process ends with by `error`."""
+    if isinstance(error, SystemExit):
+        return error.code if isinstance(error.code, int) else int(error.code is not None)
+    if isinstance(error, UserError):
+        return error.exit_code
+    if isinstance(error, Interrupted):
+        return 128 + error.signum
+    return 130 if isinstance(error, KeyboardInterrupt) else 1
+
+
+def _heed_sigterm(mates: Mates) -> None:
+    """Let SIGTERM end all processes; torchrun sends it also while they end by themselves."""
+
+    def stop(signum: int, _: FrameType | None) -> None:
+        if not (mates._done or mates.verdict or mates.lost):
+            raise Interrupted(signum)
+
+    with contextlib.suppress(ValueError):  # not in the main thread
+        signal.signal(signal.SIGTERM, stop)  # for good: the exit code is still to come
+
+
+def _start(given: Launch) -> "subprocess.Popen[bytes]":
+    """Start a process that follows this one, with the same packages and classes at hand."""
+    environment = {**os.environ, **launch.environment_of(given)}
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
+    command = [sys.executable, "-P", *FOLLOWER]
+    # A terminal's Ctrl-C is the first one's to pass on.
+    return subprocess.Popen(command, env=environment, start_new_session=True)
+
+
+FOLLOWER = ["-m", "fmnist.follower"]
+
+
+def _watch(leader: Leader, rank: int, process: "subprocess.Popen[bytes]") -> None:
+    """Notice a process that ends before it has said a word."""
+    process.wait()
+    if rank not in leader._links:
+        leader.lose(rank, f"with exit code {process.returncode}")
+
+
+def _stop(processes: "list[subprocess.Popen[bytes]]", patience_s: float) -> None:
+    """Wait for processes that were told to end; kill those that do not."""
+    deadline = time.monotonic() + patience_s
+    for process in processes:
+        try:
+            process.wait(max(deadline - time.monotonic(), 0.1))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
