@@ -23,12 +23,12 @@ from torch import nn
 
 from fmnist import arguments, process, schema, seeds
 from fmnist.augment import Augment
-from fmnist.cluster import Alone, Environment, check_processes
 from fmnist.classifier import Classifier, Schedule
+from fmnist.cluster import Alone, Environment, check_processes
 from fmnist.data import FashionMNISTData
 from fmnist.errors import UsageError
-from fmnist.launch import Launch
 from fmnist.finetuning import Finetuning
+from fmnist.launch import Launch
 from fmnist.models import NUM_CLASSES, last_layer
 
 # What Lightning and torch say to people who did nothing wrong; each with its reason.

@@ -29,8 +29,8 @@ class BusyError(UserError):
     """Another living process works in this run folder."""
 
 
-class Told(UserError):
-    """This process ends with the code of another one, which has said why."""
+class ToldError(UserError):
+    """Another process has said why; this one ends with its code and says nothing."""
 
     def __init__(self, exit_code: int) -> None:
         super().__init__("")
@@ -68,7 +68,7 @@ def exit_codes() -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        if not isinstance(error, Told):
+        if not isinstance(error, ToldError):
             print(f"Error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:

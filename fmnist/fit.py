@@ -38,8 +38,8 @@ def fit(
     """Carry the run in `run.folder` to its end, from its checkpoint if there is one.
 
     `data` is prepared, `lock` held (None: by the process this one follows), `mates` train with this
-    process, and `config` has no `auto` left. Raises Interrupted after a signal, UserError for what a user can mend; what has
-    been saved by then stays.
+    process, and `config` has no `auto` left. Raises Interrupted after a signal, UserError for what
+    a user can mend; what has been saved by then stays.
     """
     if run.scores:  # ended between its last two writes
         run.open_attempt(start_epoch=run.data["epochs_done"])

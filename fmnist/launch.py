@@ -32,7 +32,7 @@ class Launch(NamedTuple):
 
 
 def find(environment: Mapping[str, str] | None = None) -> Launch | None:
-    """Return what torchrun, srun or a first process of ours say of this one; None where it is alone.
+    """Return what torchrun, srun or a first process of ours say of this one; None if it is alone.
 
     A SLURM job without srun is one process, however many tasks it asked for.
     """
@@ -114,7 +114,7 @@ def first_node(nodes: str) -> str:
 
 
 def _ports(mark: str) -> tuple[int, ...]:
-    """Return ports that hardly any other launch tries first, below those of outgoing connections."""
+    """Return ports that few other launches try first, below those of outgoing connections."""
     digest = hashlib.sha256(mark.encode()).digest()
     numbers = (int.from_bytes(digest[i : i + 2], "big") for i in range(0, 2 * NUM_PORTS, 2))
     return tuple(20_000 + number % 12_000 for number in numbers)

@@ -8,13 +8,11 @@ Importing this module imports no torch, so that finished runs and mistakes answe
 """
 
 import contextlib
-import errno
 import hashlib
 import json
 import os
 import shlex
 import sys
-import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -22,7 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from omegaconf import DictConfig
 
 from fmnist import config as configs
-from fmnist import launch, links, process, record, team
+from fmnist import endings, launch, links, process, record, team
 from fmnist.errors import Interrupted, UsageError, UserError
 from fmnist.lock import Lock, refuse_if_busy
 
@@ -30,7 +28,6 @@ if TYPE_CHECKING:
     from fmnist.model import Model
 
 RUNS = Path("runs")
-DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
 
 
 def train(
@@ -72,9 +69,7 @@ def train(
 
         is_named = bool(config["name"] or folder)
         with build.isolated():
-            return _start(
-                _Asked(config, overrides, place, is_named, decision == "resume", monitor)
-            )
+            return _start(_Asked(config, overrides, place, is_named, decision == "resume", monitor))
 
 
 class _Asked(NamedTuple):
@@ -232,10 +227,11 @@ def _follow(
         data = build.data(config)
         data.prepare_data()  # on a disk of this machine
         module = build.classifier(config, run.data.get("weights"))
+        mates.say_ready()
         try:
             fit(run, config, data, module, mates=mates)
         except Exception as error:
-            explained = mates.explain(error) or _explain(error, run.folder, config)
+            explained = mates.explain(error) or endings.explain(error, run.folder, config)
             raise explained or error from error
     return run
 
@@ -267,13 +263,13 @@ def _fit_recorded(
     except BaseException as error:
         reason = (mates.explain(error) if mates else None) or error
         if isinstance(reason, Interrupted | KeyboardInterrupt):
-            _close(run, status="interrupted", error=str(reason) or "SIGINT")
+            endings.close(run, status="interrupted", error=str(reason) or "SIGINT")
             raise reason from None
-        explained = _explain(reason, run.folder, config)
+        explained = endings.explain(reason, run.folder, config)
         if explained is None:
-            _note_bug(run, error)
+            endings.note_bug(run, error)
             raise
-        _close(run, status="failed", error=str(explained))
+        endings.close(run, status="failed", error=str(explained))
         if explained is error:
             raise
         raise explained from error
@@ -283,58 +279,10 @@ def _meet(mates: team.Leader, run: record.Record) -> None:
     """Wait for the other processes and let them train."""
     mates.gather()
     mates.port = links.free_port()
-    mates.on_hang = lambda reason: _abandon(run, reason)
+    mates.on_hang = lambda reason: endings.abandon(run, reason)
     config, overrides = run.data["config"], run.data["overrides"]
     word = {"folder": str(run.folder), "port": mates.port, "record": run.data}
     if mates.launch.kind == "local":  # on whose word they may build what it names
         word["config"] = config
     mates.tell(do="train", digest=_digest(config, overrides), **word)
-
-
-def _abandon(run: record.Record, reason: BaseException) -> None:
-    """Record the end of a process that waits for another one in vain."""
-    print(f"Error: {reason}", file=sys.stderr, flush=True)
-    status = "interrupted" if isinstance(reason, Interrupted) else "failed"
-    _close(run, status=status, error=str(reason))
-
-
-def _explain(error: BaseException, folder: Path, config: dict[str, Any]) -> UserError | None:
-    """Return what a user can do about `error`, or None for a bug of ours."""
-    if isinstance(error, UserError):
-        return error
-    if isinstance(error, OSError) and error.errno in DISK_ERRORS:
-        return UserError(
-            f"Cannot write in {folder} ({error.strerror}). Free some space or make the folder "
-            "writable, then type the same line again: it goes on from the last checkpoint."
-        )
-    if _is_out_of_memory(error):
-        return UserError(
-            f"Out of memory with data.batch_size={config['data']['batch_size']}. Take a smaller "
-            "one under another name=..., or free some memory and type the same line again."
-        )
-    if isinstance(error, ValueError) and "Expected more than 1 value per channel" in str(error):
-        return UserError(
-            "Batch normalisation cannot train on batches of one image, got data.batch_size="
-            f"{config['data']['batch_size']}. Set data.batch_size >= 2 for each process, under "
-            "another name=..."
-        )
-    return None
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    """Recognise Python's error, CUDA's, and the plain RuntimeError of torch's CPU allocator."""
-    name, text = type(error).__name__, str(error)
-    return name in ("MemoryError", "OutOfMemoryError") or "can't allocate memory" in text
-
-
-def _note_bug(run: record.Record, error: BaseException) -> None:
-    with contextlib.suppress(UserError):
-        record.write_atomically(run.folder / "error.txt", traceback.format_exc())
-        print(f"This is a bug; its traceback is in {run.folder}/error.txt", file=sys.stderr)
-    _close(run, status="failed", error=f"{type(error).__name__}: {error}")
-
-
-def _close(run: record.Record, **fields: Any) -> None:
-    """Record the end; where even that cannot be written, readers see that the process is gone."""
-    with contextlib.suppress(UserError):
-        run.update(**fields)
+    mates.await_ready()

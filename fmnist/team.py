@@ -16,7 +16,7 @@ from types import FrameType
 from typing import Any
 
 from fmnist import errors, launch, links
-from fmnist.errors import Interrupted, Told, UserError
+from fmnist.errors import Interrupted, ToldError, UserError
 from fmnist.launch import Launch
 from fmnist.links import Link, Message
 
@@ -31,7 +31,7 @@ GONE = "without a word: killed, out of memory, or its machine is lost"
 
 
 class Mates:
-    """This process's view of those it trains with."""
+    """What one process knows of those it trains with."""
 
     def __init__(self, given: Launch) -> None:
         self.launch = given
@@ -96,11 +96,10 @@ class Leader(Mates):
         super().__init__(given)
         self._server = links.listen(given)
         self._links: dict[int, Link] = {}
+        self._ready: set[int] = set()
         self._ended: set[int] = set()
         self._word: Message | None = None
-        threading.Thread(
-            target=links.accept, args=(self._server, self._serve), daemon=True
-        ).start()
+        threading.Thread(target=links.accept, args=(self._server, self._serve), daemon=True).start()
 
     def tell(self, **word: Any) -> None:
         """Tell the others what to do, also those that come later."""
@@ -118,6 +117,15 @@ class Leader(Mates):
                 f"{links.CONNECT_S:.0f} s: {missing}. Read what they said, or set MASTER_ADDR to "
                 "an address of this machine that they can reach."
             )
+        self.check()
+
+    def await_ready(self) -> None:
+        """Wait until all can begin; raises why one cannot.
+
+        Until then nothing waits in a collective operation, where no signal is heard.
+        """
+        whole = self.launch.size - 1
+        self._wait(lambda: self._reason() is not None or len(self._ready) == whole)
         self.check()
 
     def note_signal(self, signum: int) -> None:
@@ -158,6 +166,10 @@ class Leader(Mates):
         for message in link.messages():
             if message.get("do") == "stop":
                 self.note_signal(message["signum"])
+            elif message.get("do") == "ready":
+                with self._news:
+                    self._ready.add(rank)
+                    self._news.notify_all()
             elif message.get("do") == "failed":
                 how = f"with an error: {message['text']}"
         self.lose(rank, how)
@@ -179,19 +191,22 @@ class Follower(Mates):
     def __init__(self, given: Launch) -> None:
         super().__init__(given)
         self._words: list[Message] = []
-        self._trains = False
+        self._is_ready = False
         self._link = links.join(given)
         threading.Thread(target=self._listen, daemon=True).start()
 
     def listen(self) -> Message:
-        """Return the next thing to do; raises Told when all processes end, UserError when lost."""
+        """Return the next thing to do; raises ToldError when all processes end, UserError when lost."""
         self._wait(lambda: bool(self._words or self.verdict or self.lost))
         if self._words:
-            word = self._words.pop(0)
-            self._trains = word["do"] == "train"
-            return word
+            return self._words.pop(0)
         self.check()
         raise AssertionError
+
+    def say_ready(self) -> None:
+        """Tell the first process that all is there to begin."""
+        self._is_ready = True
+        self._link.send(do="ready")
 
     def note_signal(self, signum: int) -> None:
         self._note(signum=signum)
@@ -200,11 +215,11 @@ class Follower(Mates):
     def report(self, text: str) -> bool:
         """Tell the first process why this one fails; returns whether that is known there.
 
-        In the training nothing is awaited: the first one may wait for this one to end.
+        Once training nothing is awaited: the first one may wait for this one to end.
         """
         is_sent = self._link.send(do="failed", text=text)
         self._link.end()
-        if self._trains or self.lost:
+        if self._is_ready or self.lost:
             return is_sent and not self.lost
         return self._wait(lambda: self.verdict is not None, 4 * WORD_S)
 
@@ -215,9 +230,9 @@ class Follower(Mates):
 
     def _reason(self) -> BaseException | None:
         if self.verdict is not None:
-            return Told(self.verdict["code"])
+            return ToldError(self.verdict["code"])
         if self.lost and self.launch.kind == "local":
-            return Told(1)  # the terminal shows what became of the one that was typed
+            return ToldError(1)  # the terminal shows what became of the one that was typed
         return super()._reason()
 
     def _listen(self) -> None:
@@ -230,9 +245,10 @@ class Follower(Mates):
                 with self._news:
                     self._words.append(message)
                     self._news.notify_all()
-        if self.verdict is None:
+        ended = self.verdict
+        if ended is None:
             self._note(lost=LOST.format(rank=0, size=self.launch.size, how=GONE))
-        if self.lost or self.verdict["code"]:
+        if ended is None or ended["code"]:
             self._give_up()
 
 
@@ -323,23 +339,23 @@ def _ending(mates: Mates | None) -> Iterator[None]:
 
 
 def _end_follower(mates: Follower, error: BaseException) -> None:
-    """Leave the talking to the first process, if it knows why; raises Told then."""
-    if isinstance(error, SystemExit | Told):
+    """Leave the talking to the first process, if it knows why; raises ToldError then."""
+    if isinstance(error, SystemExit | ToldError):
         return
     if isinstance(error, Interrupted):
         mates.note_signal(error.signum)
         mates.leave()
-        raise Told(128 + error.signum) from None
+        raise ToldError(128 + error.signum) from None
     text = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
     is_heard = mates.report(text)
     mates.leave()
     if is_heard and isinstance(error, UserError):
         assert mates.verdict is not None
-        raise Told(mates.verdict["code"] or error.exit_code) from None
+        raise ToldError(mates.verdict["code"] or error.exit_code) from None
 
 
 def _await_end(mates: Follower) -> None:
-    """Wait until the first process has recorded the end; raises Told where it failed to."""
+    """Wait until the first process has recorded the end; raises ToldError where it failed to."""
     mates._wait(lambda: bool(mates.verdict or mates.lost))
     mates.leave()
     if mates.verdict is None or mates.verdict["code"]:
