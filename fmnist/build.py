@@ -41,6 +41,7 @@ QUIET = (
     r".*The number of training batches .* is smaller than the logging interval.*",
     r".*Experiment logs directory .* exists and is not empty.*",
     r".*It is recommended to use `self.log\(.*sync_dist=True.*",  # a Tally is synced by itself
+    r".*Grad strides do not match bucket view strides.*",  # channels_last is faster all the same
     r".*lr_scheduler.step\(\).*before.*optimizer.step\(\).*",  # a resumed scheduler
 )
 

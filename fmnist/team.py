@@ -196,7 +196,7 @@ class Follower(Mates):
         threading.Thread(target=self._listen, daemon=True).start()
 
     def listen(self) -> Message:
-        """Return the next thing to do; raises ToldError when all processes end, UserError when lost."""
+        """Return the next thing to do; raises ToldError or UserError when there is none."""
         self._wait(lambda: bool(self._words or self.verdict or self.lost))
         if self._words:
             return self._words.pop(0)
