@@ -42,12 +42,14 @@ class Link:
                 message = json.loads(line)
                 if isinstance(message, dict):
                     yield message
+        self.close()
 
     def hear(self) -> Message:
         """Return the first message, {} where none comes in HELLO_S seconds."""
         self._connection.settimeout(HELLO_S)
         message = next(self.messages(), {})
-        self._connection.settimeout(None)
+        with contextlib.suppress(OSError):
+            self._connection.settimeout(None)
         return message
 
     def end(self) -> None:
@@ -58,6 +60,8 @@ class Link:
     def close(self) -> None:
         with contextlib.suppress(OSError):
             self._connection.shutdown(socket.SHUT_RDWR)
+        with contextlib.suppress(OSError):
+            self._lines.close()
         self._connection.close()
 
 
@@ -80,6 +84,13 @@ def accept(server: socket.socket, serve: Callable[[Link], None]) -> None:
             connection, _ = server.accept()
             link = Link(_kept_alive(connection))
             threading.Thread(target=serve, args=(link,), daemon=True).start()
+
+
+def close(server: socket.socket) -> None:
+    """Stop listening; what waits for a connection gives up."""
+    with contextlib.suppress(OSError):
+        server.shutdown(socket.SHUT_RDWR)
+    server.close()
 
 
 def join(launch: Launch) -> Link:

@@ -51,6 +51,10 @@ class Mates:
         """Let all processes stop because of a signal."""
         raise NotImplementedError
 
+    def close(self) -> None:
+        """End all connections; nobody is told more."""
+        raise NotImplementedError
+
     def check(self) -> None:
         """Raise why this process should not go on, if so."""
         reason = self._reason()
@@ -139,11 +143,17 @@ class Leader(Mates):
         if not (code and self.launch.kind == "local"):
             seconds = WORD_S if code > 128 else ARRIVE_S
             self._wait(lambda: bool(self.lost) or self._is_complete(), seconds)
-        self._server.close()
+        links.close(self._server)
         self.tell(do="end", code=code, text=text)
         for link in list(self._links.values()):
             link.end()
         self._wait(lambda: self._ended >= self._links.keys(), WORD_S)
+
+    def close(self) -> None:
+        self._note(_done=True)
+        links.close(self._server)
+        for link in list(self._links.values()):
+            link.close()
 
     def _is_complete(self) -> bool:
         return len(self._links) == self.launch.size - 1
@@ -223,8 +233,7 @@ class Follower(Mates):
             return is_sent and not self.lost
         return self._wait(lambda: self.verdict is not None, 4 * WORD_S)
 
-    def leave(self) -> None:
-        """End the connection, all being done."""
+    def close(self) -> None:
         self._note(_done=True)
         self._link.close()
 
@@ -320,7 +329,7 @@ def _connected(mates: Mates) -> Iterator[Mates]:
     try:
         yield mates
     finally:
-        mates._note(_done=True)
+        mates.close()
         _current = None
 
 
@@ -344,11 +353,11 @@ def _end_follower(mates: Follower, error: BaseException) -> None:
         return
     if isinstance(error, Interrupted):
         mates.note_signal(error.signum)
-        mates.leave()
+        mates.close()
         raise ToldError(128 + error.signum) from None
     text = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
     is_heard = mates.report(text)
-    mates.leave()
+    mates.close()
     if is_heard and isinstance(error, UserError):
         assert mates.verdict is not None
         raise ToldError(mates.verdict["code"] or error.exit_code) from None
@@ -357,7 +366,7 @@ def _end_follower(mates: Follower, error: BaseException) -> None:
 def _await_end(mates: Follower) -> None:
     """Wait until the first process has recorded the end; raises ToldError where it failed to."""
     mates._wait(lambda: bool(mates.verdict or mates.lost))
-    mates.leave()
+    mates.close()
     if mates.verdict is None or mates.verdict["code"]:
         mates.check()
 
