@@ -182,7 +182,7 @@ def trainer(
         arguments["profiler"] = _profiler(arguments["profiler"], folder)
     callbacks = [*_chosen_callbacks(config), *callbacks]
     if arguments.get("precision") == "auto":
-        arguments["precision"] = fastest_precision(arguments.get("accelerator", "auto"))
+        arguments["precision"] = process.fastest_precision(arguments.get("accelerator", "auto"))
     if not schema.has_validation(config["data"]):
         arguments["limit_val_batches"] = 0
     has_bar = any(isinstance(c, pl.callbacks.ProgressBar) for c in callbacks)
@@ -198,17 +198,6 @@ def trainer(
         )
     except (MisconfigurationException, ValueError) as error:
         raise UsageError(f"trainer: {str(error).strip().splitlines()[0]}") from None
-
-
-def fastest_precision(accelerator: str) -> str:
-    """Return bf16-mixed where the device multiplies bfloat16 natively, else 32-true."""
-    if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
-        native = torch.cuda.is_bf16_supported(including_emulation=False)
-    elif accelerator in ("auto", "gpu", "mps") and torch.backends.mps.is_available():
-        native = False
-    else:
-        native = process.has_bfloat16()
-    return "bf16-mixed" if native else "32-true"
 
 
 def _chosen_callbacks(config: Mapping[str, Any]) -> list[pl.Callback]:

@@ -13,13 +13,14 @@ import torch
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 from torch import Tensor
 
-from fmnist import CLASSES, build, chunks, cluster, origin, process, record, schema, sources, team
+from fmnist import CLASSES, build, chunks, cluster, origin, process, record, schema, sources
 from fmnist.callbacks import Checkpoints, Events, History, Outputs
 from fmnist.classifier import Classifier
 from fmnist.data import FashionMNISTData
 from fmnist.errors import Interrupted, UserError
 from fmnist.gallery import Gallery
 from fmnist.lock import Lock
+from fmnist.mates import Mates
 from fmnist.watch import Phases, ProgressBar, Prune, StopOnSignal
 
 Say = Callable[[str], None]
@@ -33,7 +34,7 @@ def fit(
     module: Classifier,
     lock: Lock | None = None,
     monitor: record.Monitor | None = None,
-    mates: team.Mates | None = None,
+    mates: Mates | None = None,
 ) -> None:
     """Carry the run in `run.folder` to its end, from its checkpoint if there is one.
 
@@ -72,7 +73,7 @@ class _Fit:
         module: Classifier,
         watchers: list[pl.Callback],
         monitor: record.Monitor | None,
-        mates: team.Mates | None,
+        mates: Mates | None,
     ) -> None:
         self.run, self.config, self.data, self.module = run, config, data, module
         self.say = Log(run.folder / "train.log") if run.writes else _say_nothing

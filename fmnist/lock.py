@@ -127,7 +127,7 @@ def is_held(folder: Path) -> bool:
         return False
     alive = _is_alive(holder)
     if alive is None:
-        return time.time() - (_stamp(folder / LOCK) or 0) / 1e9 < STALE_S
+        return time.time() - (stamp(folder / LOCK) or 0) / 1e9 < STALE_S
     return alive
 
 
@@ -161,16 +161,17 @@ def _is_alive(holder: dict[str, Any]) -> bool | None:
 
 def _beats(path: Path) -> bool:
     """Watch a heartbeat for up to QUIET_S seconds."""
-    first = _stamp(path)
+    first = stamp(path)
     deadline = time.monotonic() + QUIET_S
     while time.monotonic() < deadline:
         time.sleep(min(1.0, QUIET_S / 5))
-        if _stamp(path) != first:
+        if stamp(path) != first:
             return True
     return False
 
 
-def _stamp(path: Path) -> int | None:
+def stamp(path: Path) -> int | None:
+    """Return a lock's heartbeat, which means something by changing; None where there is no lock."""
     try:
         with path.open("rb") as file:  # opening makes a network file system look again
             return os.fstat(file.fileno()).st_mtime_ns

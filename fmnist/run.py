@@ -23,6 +23,7 @@ from fmnist import config as configs
 from fmnist import endings, launch, links, process, record, team
 from fmnist.errors import Interrupted, UsageError, UserError
 from fmnist.lock import Lock, refuse_if_busy
+from fmnist.mates import Follower, Leader, Mates
 
 if TYPE_CHECKING:
     from fmnist.model import Model
@@ -53,7 +54,7 @@ def train(
         cfg = configs.compose(overrides)
     config = configs.settle(configs.check(cfg, overrides))
     with team.together() as mates:
-        if isinstance(mates, team.Follower):
+        if isinstance(mates, Follower):
             return _follow(mates, config, overrides)
         name = _name(config, overrides)
         place = folder or (RUNS / record.short(name) if name else None)
@@ -93,7 +94,7 @@ def _start(asked: _Asked) -> record.Record:
         return _train(asked, mates)
 
 
-def _train(asked: _Asked, mates: team.Mates | None) -> record.Record:
+def _train(asked: _Asked, mates: Mates | None) -> record.Record:
     """Build all that can fail, claim the folder or a new one, and train in it."""
     from fmnist import build, weights
 
@@ -187,20 +188,20 @@ def _digest(config: Mapping[str, Any], overrides: Sequence[str]) -> str:
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
 
-def _tell(mates: team.Mates | None, **word: Any) -> None:
-    if isinstance(mates, team.Leader):
+def _tell(mates: Mates | None, **word: Any) -> None:
+    if isinstance(mates, Leader):
         mates.tell(**word)
 
 
 def follow() -> None:
     """Train beside the process that started this one, with its config."""
     with team.together() as mates:
-        assert isinstance(mates, team.Follower)
+        assert isinstance(mates, Follower)
         _follow(mates, None, ())
 
 
 def _follow(
-    mates: team.Follower, config: dict[str, Any] | None, overrides: Sequence[str]
+    mates: Follower, config: dict[str, Any] | None, overrides: Sequence[str]
 ) -> record.Record:
     """Train beside the first process, which decides, locks and writes."""
     if config is None:  # started to train
@@ -251,13 +252,13 @@ def _fit_recorded(
     module: Any,
     lock: Lock,
     monitor: record.Monitor | None,
-    mates: team.Mates | None,
+    mates: Mates | None,
 ) -> None:
     """Fit, and let run.json tell the truth however it ends."""
     from fmnist.fit import fit
 
     try:
-        if isinstance(mates, team.Leader):
+        if isinstance(mates, Leader):
             _meet(mates, run)
         fit(run, config, data, module, lock, monitor, mates)
     except BaseException as error:
@@ -275,7 +276,7 @@ def _fit_recorded(
         raise explained from error
 
 
-def _meet(mates: team.Leader, run: record.Record) -> None:
+def _meet(mates: Leader, run: record.Record) -> None:
     """Wait for the other processes and let them train."""
     mates.gather()
     mates.port = links.free_port()

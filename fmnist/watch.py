@@ -16,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from fmnist.callbacks import History
 from fmnist.errors import Interrupted
 from fmnist.lock import Lock
-from fmnist.team import Mates
+from fmnist.mates import Mates
 
 
 class Phases(Callback):

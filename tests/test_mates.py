@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from fmnist import launch, links, team
+from fmnist import launch, links, mates
 from fmnist.errors import Interrupted, ToldError, UserError
 from fmnist.launch import Launch
 from fmnist.links import Link
@@ -24,28 +24,28 @@ PORTS = tuple(range(21_300, 21_316))
 @pytest.fixture(autouse=True)
 def _all_closed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Close what a test leaves open."""
-    made: list[team.Mates] = []
-    make = team.Mates.__init__
+    made: list[mates.Mates] = []
+    make = mates.Mates.__init__
 
-    def note(self: team.Mates, given: Launch) -> None:
+    def note(self: mates.Mates, given: Launch) -> None:
         make(self, given)
         made.append(self)
 
-    monkeypatch.setattr(team.Mates, "__init__", note)
+    monkeypatch.setattr(mates.Mates, "__init__", note)
     yield
-    for mates in made:
-        if hasattr(mates, "_server") or hasattr(mates, "_link"):
-            mates.close()
+    for one in made:
+        if hasattr(one, "_server") or hasattr(one, "_link"):
+            one.close()
 
 
 @pytest.fixture
-def leader() -> team.Leader:
-    return team.Leader(place(0))
+def leader() -> mates.Leader:
+    return mates.Leader(place(0))
 
 
-def test_what_is_told_late_and_early_arrives(leader: team.Leader) -> None:
+def test_what_is_told_late_and_early_arrives(leader: mates.Leader) -> None:
     leader.tell(do="prepare")
-    follower = team.Follower(place(1))
+    follower = mates.Follower(place(1))
     assert follower.listen() == {"do": "prepare"}
     leader.gather()
     leader.tell(do="train", folder="x")
@@ -54,8 +54,8 @@ def test_what_is_told_late_and_early_arrives(leader: team.Leader) -> None:
     leader.await_ready()
 
 
-def test_all_end_with_the_code_of_the_first(leader: team.Leader) -> None:
-    follower = team.Follower(place(1))
+def test_all_end_with_the_code_of_the_first(leader: mates.Leader) -> None:
+    follower = mates.Follower(place(1))
     ending = threading.Thread(target=leader.end, args=(2, "no"))
     ending.start()
     with pytest.raises(ToldError) as told:
@@ -65,8 +65,8 @@ def test_all_end_with_the_code_of_the_first(leader: team.Leader) -> None:
     assert told.value.exit_code == 2
 
 
-def test_a_follower_that_ends_is_noticed(leader: team.Leader) -> None:
-    follower = team.Follower(place(1))
+def test_a_follower_that_ends_is_noticed(leader: mates.Leader) -> None:
+    follower = mates.Follower(place(1))
     leader.gather()
     follower.close()
     with pytest.raises(UserError, match="Process 1 of 2 ended without a word"):
@@ -75,8 +75,8 @@ def test_a_follower_that_ends_is_noticed(leader: team.Leader) -> None:
     assert leader.explain(TypeError("a bug of its own")) is None
 
 
-def test_why_a_follower_fails_is_known(leader: team.Leader) -> None:
-    follower = team.Follower(place(1))
+def test_why_a_follower_fails_is_known(leader: mates.Leader) -> None:
+    follower = mates.Follower(place(1))
     follower.say_ready()
     assert follower.report("Out of memory")
     follower.close()
@@ -86,22 +86,22 @@ def test_why_a_follower_fails_is_known(leader: team.Leader) -> None:
 
 
 def test_a_signal_of_one_stops_all() -> None:
-    first = team.Leader(place(0, size=3))
-    followers = [team.Follower(place(rank, size=3)) for rank in (1, 2)]
+    first = mates.Leader(place(0, size=3))
+    followers = [mates.Follower(place(rank, size=3)) for rank in (1, 2)]
     first.gather()
     followers[0].note_signal(15)
-    for mates in (first, followers[1]):
-        assert mates._wait(lambda mates=mates: mates.signum is not None, 10)
+    for process in (first, followers[1]):
+        assert process._wait(lambda process=process: process.signum is not None, 10)
         with pytest.raises(Interrupted):
-            mates.check()
+            process.check()
 
 
 def test_a_leader_that_ends_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     ended: list[int] = []
-    monkeypatch.setattr(team, "HANG_S", 0.1)
+    monkeypatch.setattr(mates, "HANG_S", 0.1)
     monkeypatch.setattr(os, "_exit", ended.append)
-    first = team.Leader(place(0))
-    follower = team.Follower(place(1))
+    first = mates.Leader(place(0))
+    follower = mates.Follower(place(1))
     first.gather()
     first._note(_done=True)
     first._links[1].close()  # as the kernel does with a process's end
@@ -115,28 +115,28 @@ def test_a_leader_that_ends_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_strangers_and_earlier_starts_are_not_believed() -> None:
     with socket.create_server((launch.LOCAL, PORTS[0])) as stranger:
-        old = team.Leader(place(0, mark="of an earlier start"))
-        new = team.Leader(place(0, mark="now"))
+        old = mates.Leader(place(0, mark="of an earlier start"))
+        new = mates.Leader(place(0, mark="now"))
         threading.Thread(target=_answer_nonsense, args=(stranger,), daemon=True).start()
         new.tell(do="prepare")
-        follower = team.Follower(place(1, mark="now"))
+        follower = mates.Follower(place(1, mark="now"))
         assert follower.listen() == {"do": "prepare"}
         assert not old._links
 
 
 def test_one_that_comes_twice_is_sent_away(
-    leader: team.Leader, monkeypatch: pytest.MonkeyPatch
+    leader: mates.Leader, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    team.Follower(place(1))
+    mates.Follower(place(1))
     monkeypatch.setattr(links, "CONNECT_S", 0.2)
     with pytest.raises(UserError, match="Process 0 of 2 processes started by torchrun cannot be"):
-        team.Follower(place(1))
+        mates.Follower(place(1))
 
 
 def test_missing_processes_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(links, "CONNECT_S", 0.2)
-    first = team.Leader(place(0, size=4))
-    team.Follower(place(2, size=4))
+    first = mates.Leader(place(0, size=4))
+    mates.Follower(place(2, size=4))
     with pytest.raises(UserError, match=r"did not come within 0 s: \[1, 3\]"):
         first.gather()
 
