@@ -55,7 +55,8 @@ def ranks(small_files: Path, place: Path) -> Iterator[Ranks]:
         signals: dict[int, int] | None = None,
         job: str | None = None,
     ) -> tuple[list[int], list[str]]:
-        task = [kind, size, [*WORDS, *SIZES[size], *words], signals or {}, job or str(next(jobs))]
+        every = sorted([*WORDS, *SIZES[size], *words], key=lambda word: word != "-m")
+        task = [kind, size, every, signals or {}, job or str(next(jobs))]
         assert process.stdin is not None
         assert process.stdout is not None
         process.stdin.write(json.dumps(task) + "\n")
