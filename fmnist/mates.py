@@ -35,7 +35,7 @@ class Mates:
         self.port = 0  # of process 0, for the training itself
         self.on_hang: Callable[[BaseException], None] = lambda why: None  # before it gives up
         self._news = threading.Condition()
-        self._done = False
+        self.done = False
 
     @property
     def leads(self) -> bool:
@@ -59,7 +59,7 @@ class Mates:
         """Return what the end of another process makes of `error`; None where it is its own."""
         if not isinstance(error, RuntimeError):
             return None
-        self._wait(lambda: self._reason() is not None, WORD_S)
+        self.wait(lambda: self._reason() is not None, WORD_S)
         return self._reason()
 
     def _reason(self) -> BaseException | None:
@@ -69,11 +69,11 @@ class Mates:
             return Interrupted(self.signum)
         return None
 
-    def _wait(self, met: Callable[[], bool], seconds: float | None = None) -> bool:
+    def wait(self, met: Callable[[], bool], seconds: float | None = None) -> bool:
         with self._news:
             return self._news.wait_for(met, seconds)
 
-    def _note(self, **facts: Any) -> None:
+    def note(self, **facts: Any) -> None:
         with self._news:
             for name, value in facts.items():
                 setattr(self, name, value)
@@ -82,7 +82,7 @@ class Mates:
     def _give_up(self) -> None:
         """End this process, unless it comes back soon from what it waits for in vain."""
         reason = self._reason()
-        if reason is not None and not self._wait(lambda: self._done, HANG_S):
+        if reason is not None and not self.wait(lambda: self.done, HANG_S):
             self.on_hang(reason)
             os._exit(exit_code(reason))
 
@@ -93,7 +93,7 @@ class Leader(Mates):
     def __init__(self, given: Launch) -> None:
         super().__init__(given)
         self._server = links.listen(given)
-        self._links: dict[int, Link] = {}
+        self.arrived: dict[int, Link] = {}
         self._ready: set[int] = set()
         self._ended: set[int] = set()
         self._word: Message | None = None
@@ -103,13 +103,13 @@ class Leader(Mates):
         """Tell the others what to do, also those that come later."""
         with self._news:
             self._word = word
-            for link in self._links.values():
+            for link in self.arrived.values():
                 link.send(**word)
 
     def gather(self) -> None:
         """Wait for all to be there; raises UserError when one has ended or does not come."""
-        if not self._wait(lambda: bool(self.lost) or self._is_complete(), links.CONNECT_S):
-            missing = sorted(set(range(1, self.launch.size)) - self._links.keys())
+        if not self.wait(lambda: bool(self.lost) or self._is_complete(), links.CONNECT_S):
+            missing = sorted(set(range(1, self.launch.size)) - self.arrived.keys())
             raise UserError(
                 f"{len(missing)} of {self.launch.words} did not come within "
                 f"{links.CONNECT_S:.0f} s: {missing}. Read what they said, or set MASTER_ADDR to "
@@ -123,48 +123,48 @@ class Leader(Mates):
         Until then nothing waits in a collective operation, where no signal is heard.
         """
         whole = self.launch.size - 1
-        self._wait(lambda: self._reason() is not None or len(self._ready) == whole)
+        self.wait(lambda: self._reason() is not None or len(self._ready) == whole)
         self.check()
 
     def note_signal(self, signum: int) -> None:
-        self._note(signum=signum)
-        for link in list(self._links.values()):
+        self.note(signum=signum)
+        for link in list(self.arrived.values()):
             link.send(do="stop", signum=signum)
 
     def end(self, code: int, text: str = "") -> None:
         """Tell all others to end with `code`, and wait until they have heard it."""
-        self._note(_done=True)
+        self.note(done=True)
         if not (code and self.launch.kind == "local"):
             seconds = WORD_S if code > 128 else ARRIVE_S
-            self._wait(lambda: bool(self.lost) or self._is_complete(), seconds)
+            self.wait(lambda: bool(self.lost) or self._is_complete(), seconds)
         links.close(self._server)
         self.tell(do="end", code=code, text=text)
-        for link in list(self._links.values()):
+        for link in list(self.arrived.values()):
             link.end()
-        self._wait(lambda: self._ended >= self._links.keys(), WORD_S)
+        self.wait(lambda: self._ended >= self.arrived.keys(), WORD_S)
 
     def close(self) -> None:
-        self._note(_done=True)
+        self.note(done=True)
         links.close(self._server)
-        for link in list(self._links.values()):
+        for link in list(self.arrived.values()):
             link.close()
 
     def _is_complete(self) -> bool:
-        return len(self._links) == self.launch.size - 1
+        return len(self.arrived) == self.launch.size - 1
 
     def _serve(self, link: Link) -> None:
         hello = link.hear()
         rank = hello.get("rank")
         with self._news:
             fits = isinstance(rank, int) and 0 < rank < self.launch.size
-            if hello.get("mark") != self.launch.mark or not fits or rank in self._links:
+            if hello.get("mark") != self.launch.mark or not fits or rank in self.arrived:
                 link.close()
                 return
             assert isinstance(rank, int)
             link.send(mark=self.launch.mark)
             if self._word:
                 link.send(**self._word)
-            self._links[rank] = link
+            self.arrived[rank] = link
             self._news.notify_all()
         how = GONE
         for message in link.messages():
@@ -182,10 +182,10 @@ class Leader(Mates):
         """Take in that a process has ended."""
         with self._news:
             self._ended.add(rank)
-            if not (self._done or self.lost or self.signum):
+            if not (self.done or self.lost or self.signum):
                 self.lost = LOST.format(rank=rank, size=self.launch.size, how=how)
             self._news.notify_all()
-        if not self._done:
+        if not self.done:
             self._give_up()
 
 
@@ -201,7 +201,7 @@ class Follower(Mates):
 
     def listen(self) -> Message:
         """Return the next thing to do; raises ToldError or UserError when there is none."""
-        self._wait(lambda: bool(self._words or self.verdict or self.lost))
+        self.wait(lambda: bool(self._words or self.verdict or self.lost))
         if self._words:
             return self._words.pop(0)
         self.check()
@@ -213,7 +213,7 @@ class Follower(Mates):
         self._link.send(do="ready")
 
     def note_signal(self, signum: int) -> None:
-        self._note(signum=signum)
+        self.note(signum=signum)
         self._link.send(do="stop", signum=signum)
 
     def report(self, text: str) -> bool:
@@ -225,10 +225,10 @@ class Follower(Mates):
         self._link.end()
         if self._is_ready or self.lost:
             return is_sent and not self.lost
-        return self._wait(lambda: self.verdict is not None, 4 * WORD_S)
+        return self.wait(lambda: self.verdict is not None, 4 * WORD_S)
 
     def close(self) -> None:
-        self._note(_done=True)
+        self.note(done=True)
         self._link.close()
 
     def _reason(self) -> BaseException | None:
@@ -241,16 +241,16 @@ class Follower(Mates):
     def _listen(self) -> None:
         for message in self._link.messages():
             if message.get("do") == "stop":
-                self._note(signum=message["signum"])
+                self.note(signum=message["signum"])
             elif message.get("do") == "end":
-                self._note(verdict=message)
+                self.note(verdict=message)
             else:
                 with self._news:
                     self._words.append(message)
                     self._news.notify_all()
         ended = self.verdict
         if ended is None:
-            self._note(lost=LOST.format(rank=0, size=self.launch.size, how=GONE))
+            self.note(lost=LOST.format(rank=0, size=self.launch.size, how=GONE))
         if ended is None or ended["code"]:
             self._give_up()
 

@@ -107,21 +107,20 @@ def _end_follower(mates: Follower, error: BaseException) -> None:
     """Leave the talking to the first process, if it knows why; raises ToldError then."""
     if isinstance(error, SystemExit | ToldError):
         return
-    if isinstance(error, Interrupted):
-        mates.note_signal(error.signum)
+    if isinstance(error, Interrupted | KeyboardInterrupt):
+        mates.note_signal(exit_code(error) - 128)
         mates.close()
-        raise ToldError(128 + error.signum) from None
+        raise ToldError(exit_code(error)) from None
     text = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
     is_heard = mates.report(text)
     mates.close()
     if is_heard and isinstance(error, UserError):
-        assert mates.verdict is not None
-        raise ToldError(mates.verdict["code"] or error.exit_code) from None
+        raise ToldError((mates.verdict or {}).get("code") or error.exit_code) from None
 
 
 def _await_end(mates: Follower) -> None:
     """Wait until the first process has recorded the end; raises ToldError where it failed to."""
-    mates._wait(lambda: bool(mates.verdict or mates.lost))
+    mates.wait(lambda: bool(mates.verdict or mates.lost))
     mates.close()
     if mates.verdict is None or mates.verdict["code"]:
         mates.check()
@@ -131,7 +130,7 @@ def _heed_sigterm(mates: Mates) -> None:
     """Let SIGTERM end all processes; torchrun sends it also while they end by themselves."""
 
     def stop(signum: int, _: FrameType | None) -> None:
-        if not (mates._done or mates.verdict or mates.lost):
+        if not (mates.done or mates.verdict or mates.lost):
             raise Interrupted(signum)
 
     with contextlib.suppress(ValueError):  # not in the main thread
@@ -150,7 +149,7 @@ def _start(given: Launch) -> "subprocess.Popen[bytes]":
 def _watch(leader: Leader, rank: int, process: "subprocess.Popen[bytes]") -> None:
     """Notice a process that ends before it has said a word."""
     process.wait()
-    if rank not in leader._links:
+    if rank not in leader.arrived:
         leader.lose(rank, f"with exit code {process.returncode}")
 
 

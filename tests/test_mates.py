@@ -80,7 +80,7 @@ def test_why_a_follower_fails_is_known(leader: mates.Leader) -> None:
     follower.say_ready()
     assert follower.report("Out of memory")
     follower.close()
-    assert leader._wait(lambda: bool(leader.lost), 10)
+    assert leader.wait(lambda: bool(leader.lost), 10)
     with pytest.raises(UserError, match="ended with an error: Out of memory"):
         leader.check()
 
@@ -91,7 +91,7 @@ def test_a_signal_of_one_stops_all() -> None:
     first.gather()
     followers[0].note_signal(15)
     for process in (first, followers[1]):
-        assert process._wait(lambda process=process: process.signum is not None, 10)
+        assert process.wait(lambda process=process: process.signum is not None, 10)
         with pytest.raises(Interrupted):
             process.check()
 
@@ -103,8 +103,8 @@ def test_a_leader_that_ends_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     first = mates.Leader(place(0))
     follower = mates.Follower(place(1))
     first.gather()
-    first._note(_done=True)
-    first._links[1].close()  # as the kernel does with a process's end
+    first.note(done=True)
+    first.arrived[1].close()  # as the kernel does with a process's end
     with pytest.raises(UserError, match="Process 0 of 2 ended without a word"):
         follower.listen()
     deadline = time.monotonic() + 10
@@ -121,7 +121,7 @@ def test_strangers_and_earlier_starts_are_not_believed() -> None:
         new.tell(do="prepare")
         follower = mates.Follower(place(1, mark="now"))
         assert follower.listen() == {"do": "prepare"}
-        assert not old._links
+        assert not old.arrived
 
 
 def test_one_that_comes_twice_is_sent_away(
