@@ -24,9 +24,11 @@ from torch import nn
 from fmnist import arguments, process, schema, seeds
 from fmnist.augment import Augment
 from fmnist.classifier import Classifier, Schedule
+from fmnist.cluster import Alone, Environment, check_processes
 from fmnist.data import FashionMNISTData
 from fmnist.errors import UsageError
 from fmnist.finetuning import Finetuning
+from fmnist.launch import Launch
 from fmnist.models import NUM_CLASSES, last_layer
 
 # What Lightning and torch say to people who did nothing wrong; each with its reason.
@@ -39,6 +41,7 @@ QUIET = (
     r".*The number of training batches .* is smaller than the logging interval.*",
     r".*Experiment logs directory .* exists and is not empty.*",
     r".*It is recommended to use `self.log\(.*sync_dist=True.*",  # a Tally is synced by itself
+    r".*Grad strides do not match bucket view strides.*",  # channels_last is faster all the same
     r".*lr_scheduler.step\(\).*before.*optimizer.step\(\).*",  # a resumed scheduler
 )
 
@@ -141,8 +144,10 @@ def _schedule(values: Mapping[str, Any]) -> Schedule:
     return functools.partial(function, **{k: v for k, v in values.items() if k[0] != "_"})
 
 
-def check_trainer(config: Mapping[str, Any]) -> None:
+def check_trainer(config: Mapping[str, Any], launch: Launch | None = None) -> int:
     """Refuse at once a device this machine does not have, or arguments Lightning does not take.
+
+    Returns the number of processes that train.
 
     Raises:
         UsageError: before data or folders are touched.
@@ -156,13 +161,9 @@ def check_trainer(config: Mapping[str, Any]) -> None:
             f"trainer.accelerator={accelerator} needs a {kind}, and torch {torch.__version__} "
             "finds none here. Use trainer=cpu or trainer=auto, or check the driver with nvidia-smi."
         )
-    num_processes = trainer(config, Path(), [], None).world_size
-    if config["callbacks"]["finetuning"]["frozen_epochs"] and num_processes > 1:
-        # DDP decides at its start which gradients it averages.
-        raise UsageError(
-            "callbacks.finetuning.frozen_epochs must be null or 0 where several processes train, "
-            f"got {num_processes} of them. Use trainer=gpu, or freeze nothing."
-        )
+    environment = Environment(launch) if launch else None
+    tried = trainer(config, Path(), [], None, environment)
+    return check_processes(tried, config, launch)
 
 
 def trainer(
@@ -170,14 +171,18 @@ def trainer(
     folder: Path,
     callbacks: list[pl.Callback],
     logger: pl.loggers.Logger | None,
+    environment: Environment | None = None,
 ) -> pl.Trainer:
-    """Build the Trainer; raises UsageError with Lightning's words for arguments that do not fit."""
+    """Build the Trainer; raises UsageError with Lightning's words for arguments that do not fit.
+
+    `environment` knows the processes that train together, None where this one is alone.
+    """
     arguments: dict[str, Any] = dict(config["trainer"])
     if arguments.get("profiler"):
         arguments["profiler"] = _profiler(arguments["profiler"], folder)
     callbacks = [*_chosen_callbacks(config), *callbacks]
     if arguments.get("precision") == "auto":
-        arguments["precision"] = fastest_precision(arguments.get("accelerator", "auto"))
+        arguments["precision"] = process.fastest_precision(arguments.get("accelerator", "auto"))
     if not schema.has_validation(config["data"]):
         arguments["limit_val_batches"] = 0
     has_bar = any(isinstance(c, pl.callbacks.ProgressBar) for c in callbacks)
@@ -186,23 +191,13 @@ def trainer(
         return pl.Trainer(
             logger=logger or False,
             callbacks=callbacks,
+            plugins=[environment or Alone()],  # or Lightning would look for a cluster itself
             default_root_dir=folder,
             enable_autolog_hparams=False,
             **arguments,
         )
     except (MisconfigurationException, ValueError) as error:
         raise UsageError(f"trainer: {str(error).strip().splitlines()[0]}") from None
-
-
-def fastest_precision(accelerator: str) -> str:
-    """Return bf16-mixed where the device multiplies bfloat16 natively, else 32-true."""
-    if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
-        native = torch.cuda.is_bf16_supported(including_emulation=False)
-    elif accelerator in ("auto", "gpu", "mps") and torch.backends.mps.is_available():
-        native = False
-    else:
-        native = process.has_bfloat16()
-    return "bf16-mixed" if native else "32-true"
 
 
 def _chosen_callbacks(config: Mapping[str, Any]) -> list[pl.Callback]:

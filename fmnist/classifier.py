@@ -154,7 +154,15 @@ class Classifier(pl.LightningModule):
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         loss, logits = self.loss_of(*batch)
         self.note_step(loss.detach(), logits.detach(), batch[1])
-        return loss
+        return loss * self._weight(len(batch[1])) if self.trainer.world_size > 1 else loss
+
+    def _weight(self, num_images: int) -> float:
+        """Return how much more than others an image of this process must count.
+
+        DDP takes the mean of the processes' means, and shares may differ by one image.
+        """
+        batches: Any = self.trainer.train_dataloader
+        return num_images * self.trainer.world_size / float(batches.batch_size)
 
     def loss_of(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Return the mean loss of a batch, and its logits (B, K).
@@ -205,6 +213,8 @@ class Classifier(pl.LightningModule):
 
     def _evaluate(self, batch: tuple[Tensor, Tensor], split: str) -> dict[str, Tensor]:
         images, labels = batch
+        if not len(images):  # the last batch may have none for this process
+            return {"logits": torch.empty(0, device=images.device), "labels": labels}
         logits = self.predict_logits(images)
         self._tally(split).update(F.cross_entropy(logits, labels), logits, labels)
         return {"logits": logits, "labels": labels}

@@ -195,12 +195,7 @@ class FashionMNISTData(pl.LightningDataModule):
     def train_dataloader(self) -> Batches:
         images, labels = self._on_device("train")
         rank, num_ranks = self._rank()
-        if self.batch_size % num_ranks:
-            raise UserError(
-                f"data.batch_size must be divisible by the {num_ranks} processes that share it, "
-                f"got {self.batch_size}. Take a multiple of {num_ranks}."
-            )
-        return Batches(
+        batches = Batches(
             images,
             labels,
             self.train_indices,
@@ -211,6 +206,12 @@ class FashionMNISTData(pl.LightningDataModule):
             rank=rank,
             num_ranks=num_ranks,
         )
+        if batches.batch_size < num_ranks:
+            raise UserError(
+                f"data.val_size must leave at least {num_ranks} images to train on, one for each "
+                f"process, got {len(self.train_indices)}."
+            )
+        return batches
 
     def val_dataloader(self) -> Batches | list[Batches]:
         if not len(self.val_indices):

@@ -29,6 +29,14 @@ class BusyError(UserError):
     """Another living process works in this run folder."""
 
 
+class ToldError(UserError):
+    """Another process has said why; this one ends with its code and says nothing."""
+
+    def __init__(self, exit_code: int) -> None:
+        super().__init__("")
+        self.exit_code = exit_code
+
+
 class Interrupted(BaseException):
     """A signal asked for a stop, and the run came to a safe point; ends with 128 + signum."""
 
@@ -67,7 +75,8 @@ def exit_codes() -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        print(clean(f"Error: {error}"), file=sys.stderr)
+        if not isinstance(error, ToldError):
+            print(clean(f"Error: {error}"), file=sys.stderr)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         print("Interrupted.", file=sys.stderr)

@@ -13,13 +13,14 @@ import torch
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 from torch import Tensor
 
-from fmnist import CLASSES, build, chunks, origin, process, record, schema, sources
+from fmnist import CLASSES, build, chunks, cluster, origin, process, record, schema, sources
 from fmnist.callbacks import Checkpoints, Events, History, Outputs
 from fmnist.classifier import Classifier
 from fmnist.data import FashionMNISTData
 from fmnist.errors import Interrupted, UserError
 from fmnist.gallery import Gallery
 from fmnist.lock import Lock
+from fmnist.mates import Mates
 from fmnist.watch import Phases, ProgressBar, Prune, StopOnSignal
 
 Say = Callable[[str], None]
@@ -31,24 +32,25 @@ def fit(
     config: Config,
     data: FashionMNISTData,
     module: Classifier,
-    lock: Lock | None,
+    lock: Lock | None = None,
     monitor: record.Monitor | None = None,
+    mates: Mates | None = None,
 ) -> None:
     """Carry the run in `run.folder` to its end, from its checkpoint if there is one.
 
-    `data` is prepared, `lock` held (None: by the process this one follows), and `config` has no
-    `auto` left. Raises Interrupted after a signal, UserError for what a user can mend; what has
-    been saved by then stays.
+    `data` is prepared, `lock` held (None: by the process this one follows), `mates` train with this
+    process, and `config` has no `auto` left. Raises Interrupted after a signal, UserError for what
+    a user can mend; what has been saved by then stays.
     """
     if run.scores:  # ended between its last two writes
         run.open_attempt(start_epoch=run.data["epochs_done"])
     else:
-        with StopOnSignal() as stop, build.quiet():
+        with StopOnSignal(mates) as stop, build.quiet():
             process.keep_memory()
             process.forget_nvml()
             try:
                 watchers: list[pl.Callback] = [stop, Phases(lock)] if lock else [stop]
-                _Fit(run, config, data, module, watchers, monitor).carry_out()
+                _Fit(run, config, data, module, watchers, monitor, mates).carry_out()
             except SIGTERMException:  # Lightning notes the signal too, and looks at epochs' ends
                 raise Interrupted(signal.SIGTERM) from None
             except SystemExit:  # Lightning's answer to the KeyboardInterrupt of a second Ctrl-C
@@ -71,6 +73,7 @@ class _Fit:
         module: Classifier,
         watchers: list[pl.Callback],
         monitor: record.Monitor | None,
+        mates: Mates | None,
     ) -> None:
         self.run, self.config, self.data, self.module = run, config, data, module
         self.say = Log(run.folder / "train.log") if run.writes else _say_nothing
@@ -96,7 +99,8 @@ class _Fit:
         bar = config["trainer"].get("enable_progress_bar") is not False
         if bar and run.writes and sys.stderr.isatty():
             callbacks.append(ProgressBar())
-        self.trainer = build.trainer(config, folder, callbacks, self.events)
+        environment = cluster.Environment(mates.launch, mates.port) if mates else None
+        self.trainer = build.trainer(config, folder, callbacks, self.events, environment)
         self._choose_loop()
 
     def _choose_loop(self) -> None:
@@ -130,6 +134,9 @@ class _Fit:
         }
         if self.resumed:
             self._warn_of_changes(facts)
+        if self.trainer.world_size > 1:
+            for line in cluster.explain_share(self.trainer.world_size, self.config, self.module):
+                self.say(line)
         self.run.open_attempt(start_epoch=self.resumed["epoch"] + 1 if self.resumed else 0)
         self.run.update(
             **facts,

@@ -33,15 +33,27 @@ class Lock:
         BusyError: on entry, when a living process holds it; names its host and pid.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.path = folder / LOCK
+    def __init__(self, folder: Path, name: str = LOCK) -> None:
+        self.path = folder / name
         self.holder = {**_myself(), "token": uuid.uuid4().hex, "phase": "starting"}
         self.lost = False
         self._done = threading.Event()
 
-    def __enter__(self) -> "Lock":
+    def take(self) -> bool:
+        """Take the lock where it is free or its holder is known to be dead; else return False."""
         while not _create(self.path, self.holder):
-            holder = read(self.path.parent)
+            holder = _read(self.path)
+            if holder is None:
+                continue
+            if _is_alive(holder) is not False:
+                return False
+            _remove(self.path, holder)
+        threading.Thread(target=self._beat, daemon=True).start()
+        return True
+
+    def __enter__(self) -> "Lock":
+        while not self.take():
+            holder = _read(self.path)
             if holder is None:
                 continue
             if _is_alive(holder) is None:
@@ -51,7 +63,6 @@ class Lock:
             if _is_alive(holder) or (_is_alive(holder) is None and _beats(self.path)):
                 raise _busy(self.path.parent, holder)
             _remove(self.path, holder)
-        threading.Thread(target=self._beat, daemon=True).start()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -76,7 +87,7 @@ class Lock:
 
     def _beat(self) -> None:
         while not self._done.wait(BEAT_S):
-            holder = read(self.path.parent)
+            holder = _read(self.path)
             if holder is None or holder.get("token") != self.holder["token"]:
                 self.lost = True
                 return
@@ -93,8 +104,12 @@ def refuse_if_busy(folder: Path) -> None:
 
 def read(folder: Path) -> dict[str, Any] | None:
     """Return what the holder of a folder says of itself, {} when unreadable, None when free."""
+    return _read(folder / LOCK)
+
+
+def _read(path: Path) -> dict[str, Any] | None:
     try:
-        return _parse(folder / LOCK)
+        return _parse(path)
     except FileNotFoundError:
         return None
     except OSError:
@@ -112,7 +127,7 @@ def is_held(folder: Path) -> bool:
         return False
     alive = _is_alive(holder)
     if alive is None:
-        return time.time() - (_stamp(folder / LOCK) or 0) / 1e9 < STALE_S
+        return time.time() - (stamp(folder / LOCK) or 0) / 1e9 < STALE_S
     return alive
 
 
@@ -146,16 +161,17 @@ def _is_alive(holder: dict[str, Any]) -> bool | None:
 
 def _beats(path: Path) -> bool:
     """Watch a heartbeat for up to QUIET_S seconds."""
-    first = _stamp(path)
+    first = stamp(path)
     deadline = time.monotonic() + QUIET_S
     while time.monotonic() < deadline:
         time.sleep(min(1.0, QUIET_S / 5))
-        if _stamp(path) != first:
+        if stamp(path) != first:
             return True
     return False
 
 
-def _stamp(path: Path) -> int | None:
+def stamp(path: Path) -> int | None:
+    """Return a lock's heartbeat, which means something by changing; None where there is no lock."""
     try:
         with path.open("rb") as file:  # opening makes a network file system look again
             return os.fstat(file.fileno()).st_mtime_ns

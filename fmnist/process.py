@@ -42,6 +42,19 @@ def has_bfloat16() -> bool:
     return bool(can.get("avx512_bf16") or can.get("amx_bf16"))
 
 
+def fastest_precision(accelerator: str) -> str:
+    """Return bf16-mixed where the device multiplies bfloat16 natively, else 32-true."""
+    import torch
+
+    if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    elif accelerator in ("auto", "gpu", "mps") and torch.backends.mps.is_available():
+        native = False
+    else:
+        native = has_bfloat16()
+    return "bf16-mixed" if native else "32-true"
+
+
 def has_gpu() -> bool:
     """Say whether trainer.accelerator=gpu finds a device: CUDA or Apple's MPS."""
     import torch

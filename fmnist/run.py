@@ -8,28 +8,27 @@ Importing this module imports no torch, so that finished runs and mistakes answe
 """
 
 import contextlib
-import errno
+import hashlib
+import json
 import os
 import shlex
 import sys
-import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from omegaconf import DictConfig
 
 from fmnist import config as configs
-from fmnist import process, record
+from fmnist import endings, launch, links, process, record, team
 from fmnist.errors import Interrupted, UsageError, UserError
 from fmnist.lock import Lock, refuse_if_busy
+from fmnist.mates import Follower, Leader, Mates
 
 if TYPE_CHECKING:
     from fmnist.model import Model
 
 RUNS = Path("runs")
-FOLDER_VARIABLE = "FMNIST_RUN_FOLDER"  # from the first process of a run to those it starts
-DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
 
 
 def train(
@@ -54,55 +53,72 @@ def train(
         overrides = [cfg] if isinstance(cfg, str) else list(cfg)
         cfg = configs.compose(overrides)
     config = configs.settle(configs.check(cfg, overrides))
-    if is_follower():
-        return _follow(config)
-    name = config["name"]
-    place = folder or (RUNS / record.short(name) if name else None)
-    decision = record.decide(place, config, overrides, configs.defaults) if place else "start"
-    if decision == "finished" and place:
-        return record.read(place)
-    if place:
-        refuse_if_busy(place)
-    process.import_torch()  # seconds, only when there is work
+    with team.together() as mates:
+        if isinstance(mates, Follower):
+            return _follow(mates, config, overrides)
+        name = _name(config, overrides)
+        place = folder or (RUNS / record.short(name) if name else None)
+        decision = record.decide(place, config, overrides, configs.defaults) if place else "start"
+        if decision == "finished" and place:
+            _tell(mates, do="finished", folder=str(place))
+            return record.read(place)
+        if place:
+            refuse_if_busy(place)
+        _tell(mates, do="prepare")
+        process.import_torch()  # seconds, only when there is work
+        from fmnist import build
+
+        is_named = bool(config["name"] or folder)
+        with build.isolated():
+            return _start(_Asked(config, overrides, place, is_named, decision == "resume", monitor))
+
+
+class _Asked(NamedTuple):
+    """What is to be trained, and where."""
+
+    config: dict[str, Any]
+    overrides: Sequence[str]
+    place: Path | None
+    is_named: bool
+    goes_on: bool
+    monitor: record.Monitor | None
+
+
+def _start(asked: _Asked) -> record.Record:
+    """Find out how many processes train, and train with them."""
     from fmnist import build
 
-    with build.isolated():
-        goes_on = decision == "resume"
-        return _start(config, overrides, place, bool(name or folder), goes_on, monitor)
+    with build.quiet():
+        size = build.check_trainer(asked.config, launch.find())
+    with team.started(size) as mates:
+        return _train(asked, mates)
 
 
-def _start(
-    config: dict[str, Any],
-    overrides: Sequence[str],
-    place: Path | None,
-    is_named: bool,
-    goes_on: bool,
-    monitor: record.Monitor | None,
-) -> record.Record:
-    """Build all that can fail, claim the folder `place` or a new one, and train in it."""
+def _train(asked: _Asked, mates: Mates | None) -> record.Record:
+    """Build all that can fail, claim the folder or a new one, and train in it."""
     from fmnist import build, weights
 
-    with build.quiet():
-        build.check_trainer(config)
+    config, overrides, place = asked.config, asked.overrides, asked.place
     data = build.data(config)
     found = record.read(place) if place and (place / record.RECORD).exists() else None
-    has_weights = found is not None and (goes_on or found.scores)  # these: all but its last write
+    # Those that have begun: all but the last write of a run that ended.
+    has_weights = found is not None and (asked.goes_on or found.scores)
     module, taken = weights.begin(config, found.data if found and has_weights else None)
     data.prepare_data()
     place = place or record.claim(RUNS, None, config["model"]["_target_"].rpartition(".")[2])
     record.claim(place.parent, place.name, "")
-    os.environ[FOLDER_VARIABLE] = str(place.resolve())
     with Lock(place) as lock:
         decision = record.decide(place, config, overrides, configs.defaults)
         if decision == "finished":  # by another process, just now
+            _tell(mates, do="finished", folder=str(place))
             return record.read(place)
         run = record.open_record(place, config, overrides)
         if taken:
             run.data["weights"] = taken
         if place.parent == RUNS:
             record.point_latest(place)
-        with contextlib.nullcontext() if is_named else _resume_line(place):
-            _fit_recorded(run, config, data, module, lock, monitor)
+        with contextlib.nullcontext() if asked.is_named else _resume_line(place):
+            _fit_recorded(run, config, data, module, lock, asked.monitor, mates)
     return run
 
 
@@ -118,9 +134,10 @@ def check_folder(folder: str) -> Path:
 def preview(cfg: DictConfig, overrides: Sequence[str], folder: Path | None = None) -> str:
     """Say what `train` would do with `cfg`; nothing is changed. Raises UsageError as it does."""
     config = configs.settle(configs.check(cfg, overrides))
-    if not config["name"] and not folder:
+    name = _name(config, overrides)
+    if name is None and not folder:
         return f"A new run would start, in {RUNS}/<time>."
-    place = folder or RUNS / record.short(config["name"])
+    place = folder or RUNS / record.short(str(name))
     decision = record.decide(place, config, overrides, configs.defaults)
     if decision == "start":
         return f"{place} would start."
@@ -156,27 +173,76 @@ def _resume_line(folder: Path) -> Iterator[None]:
         raise
 
 
-def is_follower() -> bool:
-    """Say whether this process was started by a first one that trains with it (trainer=ddp)."""
-    return int(os.environ.get("LOCAL_RANK", "0")) > 0
+def _name(config: Mapping[str, Any], overrides: Sequence[str]) -> str | None:
+    """Return the name of a run; one without, in a job, has that of the job and of what is asked.
+
+    A job that is started again finds its run. Raises UsageError where it could not.
+    """
+    if config["name"]:
+        return str(config["name"])
+    job = launch.job_name()
+    if job is not None:
+        return f"{job}-{_digest(config, overrides)[:8]}"
+    if os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0") != "0":
+        raise UsageError(
+            "name must be set where torchrun starts processes again (--max-restarts), got none. "
+            "Set name=..., or --rdzv-id=..., so that they find their run."
+        )
+    return None
 
 
-def _follow(config: dict[str, Any]) -> record.Record:
+def _digest(config: Mapping[str, Any], overrides: Sequence[str]) -> str:
+    """Return a hash of all that decides what is trained."""
+    identity = record.identity({"config": config, "overrides": list(overrides)})
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+
+
+def _tell(mates: Mates | None, **word: Any) -> None:
+    if isinstance(mates, Leader):
+        mates.tell(**word)
+
+
+def follow() -> None:
+    """Train beside the process that started this one, with its config."""
+    with team.together() as mates:
+        assert isinstance(mates, Follower)
+        _follow(mates, None, ())
+
+
+def _follow(
+    mates: Follower, config: dict[str, Any] | None, overrides: Sequence[str]
+) -> record.Record:
     """Train beside the first process, which decides, locks and writes."""
-    process.import_torch()
+    if config is None:  # started to train
+        process.import_torch()
+    word = mates.listen()
+    if word["do"] == "prepare":
+        process.import_torch()
+        word = mates.listen()
+    if word["do"] == "finished":
+        return record.read(Path(word["folder"]))
+    if config is None:
+        config = word["config"]
+    elif _digest(config, overrides) != word["digest"]:
+        raise UsageError(
+            f"Process {mates.launch.rank} was started with another config than process 0. Type "
+            "the same words for all."
+        )
     from fmnist import build
     from fmnist.fit import fit
 
-    if FOLDER_VARIABLE not in os.environ:
-        raise UserError(
-            "This process is one of several, but not started by fmnist. "
-            "Start one process with trainer=ddp trainer.devices=N; it starts the others."
-        )
-    data = build.data(config)
-    data.prepare_data()
-    run = record.read(Path(os.environ[FOLDER_VARIABLE]))
-    run.writes = False
-    fit(run, config, data, build.classifier(config, run.data.get("weights")), None)
+    run = record.Record(Path(word["folder"]), word["record"], writes=False)
+    mates.port = word["port"]
+    with build.isolated():
+        data = build.data(config)
+        data.prepare_data()  # on a disk of this machine
+        module = build.classifier(config, run.data.get("weights"))
+        mates.say_ready()
+        try:
+            fit(run, config, data, module, mates=mates)
+        except Exception as error:
+            explained = mates.explain(error) or endings.explain(error, run.folder, config)
+            raise explained or error from error
     return run
 
 
@@ -195,63 +261,38 @@ def _fit_recorded(
     module: Any,
     lock: Lock,
     monitor: record.Monitor | None,
+    mates: Mates | None,
 ) -> None:
     """Fit, and let run.json tell the truth however it ends."""
     from fmnist.fit import fit
 
     try:
-        fit(run, config, data, module, lock, monitor)
-    except (Interrupted, KeyboardInterrupt) as signal:
-        _close(run, status="interrupted", error=str(signal) or "SIGINT")
-        raise
+        if isinstance(mates, Leader):
+            _meet(mates, run)
+        fit(run, config, data, module, lock, monitor, mates)
     except BaseException as error:
-        explained = _explain(error, run.folder, config)
+        reason = (mates.explain(error) if mates else None) or error
+        if isinstance(reason, Interrupted | KeyboardInterrupt):
+            endings.close(run, status="interrupted", error=str(reason) or "SIGINT")
+            raise reason from None
+        explained = endings.explain(reason, run.folder, config)
         if explained is None:
-            _note_bug(run, error)
+            endings.note_bug(run, error)
             raise
-        _close(run, status="failed", error=str(explained))
+        endings.close(run, status="failed", error=str(explained))
         if explained is error:
             raise
         raise explained from error
 
 
-def _explain(error: BaseException, folder: Path, config: dict[str, Any]) -> UserError | None:
-    """Return what a user can do about `error`, or None for a bug of ours."""
-    if isinstance(error, UserError):
-        return error
-    if isinstance(error, OSError) and error.errno in DISK_ERRORS:
-        return UserError(
-            f"Cannot write in {folder} ({error.strerror}). Free some space or make the folder "
-            "writable, then type the same line again: it goes on from the last checkpoint."
-        )
-    if _is_out_of_memory(error):
-        return UserError(
-            f"Out of memory with data.batch_size={config['data']['batch_size']}. Take a smaller "
-            "one under another name=..., or free some memory and type the same line again."
-        )
-    if isinstance(error, ValueError) and "Expected more than 1 value per channel" in str(error):
-        return UserError(
-            "Batch normalisation cannot train on batches of one image, got data.batch_size="
-            f"{config['data']['batch_size']}. Set data.batch_size >= 2 for each process, under "
-            "another name=..."
-        )
-    return None
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    """Recognise Python's error, CUDA's, and the plain RuntimeError of torch's CPU allocator."""
-    name, text = type(error).__name__, str(error)
-    return name in ("MemoryError", "OutOfMemoryError") or "can't allocate memory" in text
-
-
-def _note_bug(run: record.Record, error: BaseException) -> None:
-    with contextlib.suppress(UserError):
-        record.write_atomically(run.folder / "error.txt", traceback.format_exc())
-        print(f"This is a bug; its traceback is in {run.folder}/error.txt", file=sys.stderr)
-    _close(run, status="failed", error=f"{type(error).__name__}: {error}")
-
-
-def _close(run: record.Record, **fields: Any) -> None:
-    """Record the end; where even that cannot be written, readers see that the process is gone."""
-    with contextlib.suppress(UserError):
-        run.update(**fields)
+def _meet(mates: Leader, run: record.Record) -> None:
+    """Wait for the other processes and let them train."""
+    mates.gather()
+    mates.port = links.free_port()
+    mates.on_hang = lambda reason: endings.abandon(run, reason)
+    config, overrides = run.data["config"], run.data["overrides"]
+    word = {"folder": str(run.folder), "port": mates.port, "record": run.data}
+    if mates.launch.kind == "local":  # on whose word they may build what it names
+        word["config"] = config
+    mates.tell(do="train", digest=_digest(config, overrides), **word)
+    mates.await_ready()

@@ -1,38 +1,33 @@
 """Take turns with other processes in one folder, and find the files that ended ones left."""
 
-import os
-import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from stat import S_ISREG
 
-from fmnist.regular import open_regular
+from fmnist.errors import UserError
+from fmnist.lock import Lock, stamp
 
-WAIT_S = 120.0  # for another process that is getting the files
-MAX_OWNER = 1000  # bytes of a lock
+WAIT_S = 30.0  # for a sign of life of another process that is getting the files
+POLL_S = 0.05
 ORPHAN_S = 60.0  # an unfinished file not written for so long has no living owner
 
 
 @contextmanager
 def turn(folder: Path, say: Callable[[str], None]) -> Iterator[None]:
-    """Let one process at a time work in `folder`, as far as waiting a while can do it.
+    """Let one process at a time work in `folder`, of all machines that share it.
 
     Nothing depends on it: names of their own keep concurrent processes apart.
     """
-    lock = folder / ".lock"
-    mine = _claim(lock)
-    if not mine:
+    guard = Lock(folder)
+    if not _claim(guard):
         say("Data: waiting for another process that is getting the files")
-        _await(lock)
-        mine = _claim(lock)
+        _await(guard)
     try:
         yield
     finally:
-        if mine:
-            with suppress(OSError):
-                lock.unlink()
+        guard.__exit__()
 
 
 def orphans(folder: Path, pattern: str) -> Iterator[Path]:
@@ -49,27 +44,23 @@ def orphans(folder: Path, pattern: str) -> Iterator[Path]:
                 yield path
 
 
-def _claim(lock: Path) -> bool:
-    with suppress(FileExistsError), lock.open("x") as file:
-        file.write(f"{os.getpid()} {socket.gethostname()}")
-        return True
-    return False
-
-
-def _await(lock: Path) -> None:
-    """Return when `lock` is gone; remove it if its owner is dead or it is too old."""
-    deadline = time.monotonic() + WAIT_S
+def _claim(guard: Lock) -> bool:
     try:
-        while time.monotonic() < deadline and time.time() - lock.stat().st_mtime < WAIT_S:
-            with open_regular(lock) as file:
-                pid, _, host = file.read(MAX_OWNER).decode().partition(" ")
-            if host == socket.gethostname():
-                with suppress(PermissionError):  # it lives, as another user's
-                    os.kill(int(pid), 0)
-            time.sleep(0.1)
-    except FileNotFoundError:
-        return
-    except (OSError, ValueError, OverflowError):  # the owner is dead, or no owner wrote this
-        pass
-    with suppress(OSError):  # a folder, or not ours to remove
-        lock.unlink()
+        return guard.take()
+    except UserError as error:
+        if isinstance(error.__context__, OSError):
+            raise error.__context__ from None  # the caller knows the setting it is about
+        raise
+
+
+def _await(guard: Lock) -> None:
+    """Take the lock once its owner has ended, or shows no sign of life for WAIT_S seconds."""
+    seen, since = stamp(guard.path), time.monotonic()
+    while not _claim(guard):
+        now = stamp(guard.path)
+        if now != seen:
+            seen, since = now, time.monotonic()
+        elif time.monotonic() - since > WAIT_S:
+            guard.path.unlink(missing_ok=True)
+        else:
+            time.sleep(POLL_S)

@@ -16,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from fmnist.callbacks import History
 from fmnist.errors import Interrupted
 from fmnist.lock import Lock
+from fmnist.mates import Mates
 
 
 class Phases(Callback):
@@ -41,12 +42,14 @@ class Phases(Callback):
 class StopOnSignal(Callback):
     """Ends the run with `Interrupted` at the next batch after SIGINT or SIGTERM.
 
-    The handler only sets a flag. A second Ctrl-C ends at once.
+    The handler only sets a flag. A second Ctrl-C ends at once. What stops one of several processes
+    stops all.
     """
 
     SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
-    def __init__(self) -> None:
+    def __init__(self, mates: Mates | None = None) -> None:
+        self.mates = mates
         self.signum: int | None = None
         self._before: dict[int, Any] = {}
 
@@ -56,12 +59,36 @@ class StopOnSignal(Callback):
                 self._before[signum] = signal.signal(signum, self._note)
         return self
 
+    def _take_back(self) -> None:
+        """Replace Lightning's handler, which talks to the other processes wherever they are.
+
+        Its broadcast (2.6) meets their gradients: all of them hang.
+        """
+        if self._before:
+            signal.signal(signal.SIGTERM, self._note)
+
+    def on_sanity_check_start(self, *_: Any) -> None:
+        self._take_back()
+
+    def on_train_start(self, *_: Any) -> None:
+        self._take_back()
+
+    def on_validation_start(self, *_: Any) -> None:
+        self._take_back()
+
+    def on_test_start(self, *_: Any) -> None:
+        self._take_back()
+
     def __exit__(self, *_: object) -> None:
         for signum, handler in self._before.items():
             signal.signal(signum, handler)
 
     def check(self) -> None:
+        if self.mates is not None:
+            self.mates.check()
         if self.signum is not None:
+            if self.mates is not None:
+                self.mates.note_signal(self.signum)
             raise Interrupted(self.signum)
 
     def on_train_batch_end(self, *_: Any) -> None:

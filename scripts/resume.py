@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from fmnist import report, run
-from fmnist.errors import exit_codes
+from fmnist.team import exit_codes, is_follower
 
 
 def main() -> None:
@@ -14,7 +14,9 @@ def main() -> None:
     parser.add_argument("run", type=Path, help="the folder of the run")
     folder: Path = parser.parse_args().run
     with exit_codes():
-        report.print_summary(run.resume(folder))
+        done = run.resume(folder)
+        if not is_follower():
+            report.print_summary(done)
 
 
 if __name__ == "__main__":

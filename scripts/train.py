@@ -5,18 +5,20 @@ import sys
 from argparse import Namespace
 from pathlib import Path
 
-from fmnist.errors import UsageError, exit_codes
+from fmnist import errors
 
-with exit_codes():  # Ctrl-C may come while these are imported
+with errors.exit_codes():  # Ctrl-C may come while these are imported
     import hydra
     from hydra._internal.utils import get_args_parser
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
     from omegaconf import DictConfig
 
-    from fmnist import command, run
+    from fmnist import command, launch, run
+    from fmnist.errors import UsageError
     from fmnist.messages import CONF_DIR, help_text
     from fmnist.sweeps import jobs, plugins, single
+    from fmnist.team import exit_codes, is_follower
 
 
 def train(cfg: DictConfig, folder: Path | None) -> float | None:
@@ -26,7 +28,7 @@ def train(cfg: DictConfig, folder: Path | None) -> float | None:
     with exit_codes():
         words = [word.lstrip("+") for word in HydraConfig.get().overrides.task]
         done = run.train(cfg, overrides=words, folder=folder)
-        if not run.is_follower():
+        if not is_follower():
             from fmnist import report
 
             report.print_summary(done)
@@ -42,11 +44,10 @@ def main() -> None:
         print(help_text())
         return
     with exit_codes():
-        if not _prepare(args, is_trial, folder):
-            return
-    plugins.register()
-    task = functools.update_wrapper(functools.partial(train, folder=folder), train)
-    hydra.main(str(CONF_DIR), "train", version_base="1.3")(task)()
+        if _prepare(args, is_trial, folder):
+            plugins.register()
+            task = functools.update_wrapper(functools.partial(train, folder=folder), train)
+            hydra.main(str(CONF_DIR), "train", version_base="1.3")(task)()
 
 
 def _take_flags() -> tuple[bool, Path | None]:
@@ -74,13 +75,20 @@ def _prepare(args: Namespace, is_trial: bool, folder: Path | None) -> bool:
     asked = command.read_command(args.overrides, config_dir)
     if asked.is_sweep and not args.multirun:
         raise UsageError(f"{asked.varied[0]} has several values, which is a sweep: add -m.")
+    started = launch.find()
+    if started and asked.is_sweep:
+        raise UsageError(
+            f"-m must be one process, which runs the jobs of the sweep, got {started.words}. Type "
+            "it without: with trainer=ddp each job starts its own processes."
+        )
     if asked.is_sweep and folder:
         raise UsageError(f"--folder {folder} is for one run: leave it out, or -m and its axes.")
     if single.is_for_slurm(asked) and not asked.is_sweep:
         _submit(args, asked, is_trial)
         return False
     if is_trial and not asked.is_sweep:
-        print(run.preview(asked.cfg, asked.typed, folder))
+        if not is_follower():
+            print(run.preview(asked.cfg, asked.typed, folder))
         return False
     flags = [word for word in sys.argv[1:] if word not in args.overrides]
     if not asked.is_sweep:  # -m without an axis is a single run

@@ -49,8 +49,9 @@ def checksums(folder: Path) -> dict[str, str]:
 
 def run_script(folder: Path, words: list[str]) -> None:
     """Run the script `words[0]` in this process, with the small data set for Fashion-MNIST."""
-    from fmnist import sources
+    from fmnist import follower, sources, team
 
+    team.FOLLOWER[:] = [__file__, str(folder), str(follower.__file__)]
     sources.FILES.clear()
     sources.FILES.update(checksums(folder))
     os.environ["FMNIST_SYSTEM_DIR"] = str(folder)

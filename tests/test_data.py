@@ -177,7 +177,8 @@ def test_processes_share_out_the_same_mixed_images(num_ranks: int) -> None:
 
 
 @pytest.mark.parametrize("num_ranks", [2, 3])
-def test_processes_share_out_the_same_global_batches(num_ranks: int) -> None:
+@pytest.mark.parametrize("size", [12, 13])
+def test_processes_share_out_the_same_global_batches(size: int, num_ranks: int) -> None:
     images = torch.arange(90, dtype=torch.uint8).reshape(90, 1, 1, 1).expand(-1, 1, 28, 28)
     labels = torch.arange(90)
     shared = {"seed": 3, "augment": FULL}
@@ -185,7 +186,7 @@ def test_processes_share_out_the_same_global_batches(num_ranks: int) -> None:
     def batches(rank: int, num_ranks: int) -> list[tuple[Tensor, Tensor]]:
         every = torch.arange(90)
         return list(
-            Batches(images, labels, every, 12, **shared, rank=rank, num_ranks=num_ranks)  # type: ignore[arg-type]
+            Batches(images, labels, every, size, **shared, rank=rank, num_ranks=num_ranks)  # type: ignore[arg-type]
         )
 
     ranks = [batches(rank, num_ranks) for rank in range(num_ranks)]

@@ -146,7 +146,7 @@ def test_a_trial_killed_around_its_pruning_is_pruned_when_it_goes_on(
         patch.setattr(study, "Monitor", lambda *_: lambda rows: len(rows) >= 2 and last_words(rows))
         if moment == "pruned":
             patch.setattr(fit, "_complete", die)
-        patch.setattr("fmnist.run._note_bug", lambda *_: None)
+        patch.setattr("fmnist.endings.note_bug", lambda *_: None)
         with pytest.raises(Killed):
             jobs.carry_out(task("a", *FAST, "trainer.max_epochs=5", trial=0))
     monkeypatch.setattr(study, "Monitor", lambda *_: ask)

@@ -13,7 +13,7 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from fmnist import build, classifier, config, record, run
+from fmnist import classifier, config, process, record, run
 from fmnist.callbacks import Checkpoints
 from fmnist.errors import Interrupted, UsageError, UserError
 from fmnist.fit import resume_point
@@ -164,7 +164,7 @@ def test_record_tells_what_happened(finished: Path) -> None:
     assert data["seed"] == 0
     assert data["num_parameters"] == 225_034
     assert data["device"] == "cpu"
-    assert data["precision"] == build.fastest_precision("cpu")
+    assert data["precision"] == process.fastest_precision("cpu")
     assert data["selected_on"] == "val"
     assert data["partial"] is False
     assert data["attempts"][0]["start_epoch"] == 0

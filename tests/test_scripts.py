@@ -250,7 +250,7 @@ def test_verify_resume_shows_each_kill_and_that_the_ends_are_equal(
 
 
 @pytest.mark.slow
-@pytest.mark.realdata  # Lightning starts the second process from the script itself
+@pytest.mark.realdata
 def test_two_processes_train_like_one(real_data: Path, tmp_path: Path) -> None:
     words = ["trainer.accelerator=cpu", "trainer.limit_train_batches=20", "trainer.max_epochs=2"]
     # Muon magnifies how sums round, as bfloat16 does.

@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 from fmnist import config
 from fmnist.command import read_command
 from fmnist.errors import UsageError, UserError
-from fmnist.sweeps import cluster, script, slurm
+from fmnist.sweeps import scheduler, script, slurm
 from fmnist.sweeps.script import Line
 from fmnist.sweeps.slurm import Submitter
 
@@ -235,11 +235,11 @@ def test_a_single_run_is_no_array(fake: FakeSlurm) -> None:
     ],
 )
 def test_place_in_a_job(variables: dict[str, str], expected: tuple[str, int, int]) -> None:
-    assert cluster.place(variables) == expected
+    assert scheduler.place(variables) == expected
 
 
 def test_an_unanswered_question_ends(fake: FakeSlurm, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cluster, "TIMEOUT_S", 0.2)
+    monkeypatch.setattr(scheduler, "TIMEOUT_S", 0.2)
     (fake.folder / "squeue").write_text("#!/bin/sh\nexec sleep 5\n")
     with pytest.raises(UserError, match="squeue gave no answer"):
-        cluster.queue()
+        scheduler.queue()

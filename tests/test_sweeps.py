@@ -134,7 +134,7 @@ def test_the_end_of_a_killed_pool_ends_its_workers(user: User) -> None:
 
 @pytest.mark.slow
 def test_two_processes_train_the_jobs_of_a_sweep_like_one(user: User) -> None:
-    """Lightning starts the second process from the command line, which is a sweep."""
+    """Each job starts the second process itself; nothing repeats the sweep."""
     user.environment["OMP_NUM_THREADS"] = "1"
     words = [*SHORT, "seed=0,1", "model=mlp", "trainer.precision=32-true"]
     alone, both = user.sweep(*words, "name=one"), user.sweep(

@@ -1,8 +1,10 @@
+import errno
 import json
 import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,7 +13,8 @@ import idx_server as web
 import pytest
 from idx_files import IMAGES, LABELS, Files, Patch, Serve, fill, flip_byte, read
 
-from fmnist import sources, turns
+from fmnist import lock, sources, turns
+from fmnist.lock import Lock
 
 pytest_plugins = ["idx_fixtures"]
 pytestmark = pytest.mark.usefixtures("offline")
@@ -88,32 +91,58 @@ def test_killed_download_is_resumed_at_once(
     assert read(data_dir) == files
 
 
+@pytest.mark.parametrize("skew_s", [1000, -1000])  # clocks of file servers differ
 @pytest.mark.parametrize(
     "owner",
     ["1 another-machine", f"1 {socket.gethostname()}", ""],
     ids=["elsewhere", "living", "unknown"],
 )
 def test_lock_is_not_waited_for_long(
-    owner: str, data_dir: Path, system: Path, files: Files, monkeypatch: Patch
+    owner: str, skew_s: int, data_dir: Path, system: Path, files: Files, monkeypatch: Patch
 ) -> None:
     monkeypatch.setattr(turns, "WAIT_S", 0.1)
     fill(system, files)
     raw = data_dir / "FashionMNIST/raw"
     raw.mkdir(parents=True)
     (raw / ".lock").write_text(owner)
-    os.utime(raw / ".lock", (time.time() + 1000,) * 2)  # clocks of file servers differ
+    os.utime(raw / ".lock", (time.time() + skew_s,) * 2)
     began = time.monotonic()
     sources.obtain(data_dir)
     assert 0.1 < time.monotonic() - began < 2
     assert read(data_dir) == files
 
 
-def test_old_lock_is_not_waited_for(data_dir: Path, raw: Path, system: Path, files: Files) -> None:
+def test_a_living_owner_is_waited_for_whatever_the_clocks_say(
+    tmp_path: Path, monkeypatch: Patch
+) -> None:
+    monkeypatch.setattr(lock, "BEAT_S", 0.02)
+    monkeypatch.setattr(lock, "_is_alive", lambda _: None)  # as on another machine
+    monkeypatch.setattr(turns, "WAIT_S", 1.0)
+    now = time.time
+    monkeypatch.setattr(time, "time", lambda: now() + 100_000)
+    entered = threading.Event()
+
+    def take_turn() -> None:
+        with turns.turn(tmp_path, lambda _: None):
+            entered.set()
+
+    with Lock(tmp_path):
+        threading.Thread(target=take_turn, daemon=True).start()
+        assert not entered.wait(2.5)
+    assert entered.wait(10)
+
+
+@pytest.mark.parametrize("number", [errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK])
+def test_a_file_system_without_hard_links_will_do(
+    number: int, data_dir: Path, system: Path, files: Files, monkeypatch: Patch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "link", refuse)
     fill(system, files)
-    raw.mkdir(parents=True)
-    (raw / ".lock").write_text("1 another-machine")
-    os.utime(raw / ".lock", (time.time() - 1000,) * 2)
-    began = time.monotonic()
-    sources.obtain(data_dir)
-    assert time.monotonic() - began < 2
+    with ThreadPoolExecutor(4) as pool:
+        labels = list(pool.map(lambda _: sources.obtain(data_dir), range(4)))
+    assert len(labels) == 4
     assert read(data_dir) == files
+    assert not list(data_dir.rglob(".lock*"))

@@ -50,24 +50,18 @@ def carry_out(task: Task) -> record.Record:
         from fmnist.sweeps.study import Monitor  # Optuna, only for those who search
 
         monitor = Monitor(Path(task.folder).parent, task.config, task.search)
-    with _alone(task):
+    with _freed():
         return run.train(
             task.config, overrides=task.overrides, folder=Path(task.folder), monitor=monitor
         )
 
 
 @contextlib.contextmanager
-def _alone(task: Task) -> Iterator[None]:
-    """Let a command line of its own stand for the job, and free what it held, on the GPU too.
-
-    The processes that Lightning starts for trainer=ddp repeat `sys.argv`: not the whole sweep.
-    """
-    argv = sys.argv[:]
-    sys.argv[1:] = task.overrides
+def _freed() -> Iterator[None]:
+    """Free what a job held, on the GPU too."""
     try:
         yield
     finally:
-        sys.argv[:] = argv
         gc.collect()
         gc.freeze()  # what is left stays, so the next job need not look through all of torch
         torch = sys.modules.get("torch")

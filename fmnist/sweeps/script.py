@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from fmnist.errors import UsageError
-from fmnist.sweeps.cluster import MARK
+from fmnist.sweeps.scheduler import MARK
 
 FOLDER = ".slurm"  # of a sweep or a run: its scripts, and what its tasks said
 SUFFIX = ".sh"

@@ -18,8 +18,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from fmnist import lock, record
 from fmnist.errors import Interrupted, UsageError, UserError
-from fmnist.sweeps import cluster, script
-from fmnist.sweeps.cluster import Entry
+from fmnist.sweeps import scheduler, script
+from fmnist.sweeps.scheduler import Entry
 from fmnist.sweeps.script import Line
 
 TRAIN = Path(__file__).resolve().parents[2] / "scripts" / "train.py"
@@ -100,10 +100,10 @@ class Submitter:
 
     def preview(self, lines: Sequence[Line]) -> Iterator[str]:
         """Yield the scripts that `submit` would hand over now, as far as SLURM can be asked."""
-        active, size = [], cluster.MAX_ARRAY
+        active, size = [], scheduler.MAX_ARRAY
         try:
             active = [task.line for task in known(self.folder)]
-            size = cluster.max_array_size()
+            size = scheduler.max_array_size()
         except UserError as error:
             print(f"Note: shown as if nothing waited or ran. {error}", file=sys.stderr)
         return (text for _, text in self._scripts(_missing(lines, active), size))
@@ -128,11 +128,11 @@ class Submitter:
 
     def _submit(self, lines: Sequence[Line]) -> list[str]:
         ids: list[str] = []
-        for token, text in self._scripts(lines, cluster.max_array_size() if lines else 1):
+        for token, text in self._scripts(lines, scheduler.max_array_size() if lines else 1):
             path = script_path(self.folder, token)
             record.write_atomically(path, text)  # first, or a task of it would be nobody's
             try:
-                ids.append(cluster.submit(_places(path, text), text))
+                ids.append(scheduler.submit(_places(path, text), text))
             except UserError as error:
                 path.unlink()
                 done = f"Submitted already: {' '.join(ids)}. " if ids else ""
@@ -181,7 +181,7 @@ def _places(path: Path, text: str) -> list[str]:
 def known(folder: Path) -> list[Submitted]:
     """Return the tasks of the sweep or run in `folder` that wait or run."""
     found, read = [], {}
-    for entry in cluster.queue():
+    for entry in scheduler.queue():
         path = script_path(folder, entry.token)
         if entry.token not in read:
             read[entry.token] = script.tasks(path.read_text("utf-8")) if path.exists() else []

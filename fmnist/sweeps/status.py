@@ -8,9 +8,9 @@ from typing import NamedTuple
 
 from fmnist import record
 from fmnist.errors import UserError
-from fmnist.sweeps import cluster, plan, script, slurm
-from fmnist.sweeps.cluster import Entry
+from fmnist.sweeps import plan, scheduler, script, slurm
 from fmnist.sweeps.plan import State
+from fmnist.sweeps.scheduler import Entry
 
 NUM_SHOWN = 20  # jobs that need no look, unless all are asked for
 
@@ -95,7 +95,7 @@ def find(name: str) -> Path:
 
 def overview(folder: Path) -> Overview:
     """Bring together what the scripts, SLURM and the folders of a sweep or run say."""
-    asked = cluster.has("squeue")
+    asked = scheduler.has("squeue")
     tasks = slurm.known(folder) if asked else []
     entries = {task.line.folder: task.entry for task in tasks if task.line.folder}
     workers = [task.entry for task in tasks if task.line.folder is None]

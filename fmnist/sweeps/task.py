@@ -23,7 +23,7 @@ from fmnist import config as configs
 from fmnist import lock, record
 from fmnist.command import read_command
 from fmnist.errors import UserError, exit_codes
-from fmnist.sweeps import cluster, plan, script
+from fmnist.sweeps import plan, scheduler, script
 
 BUSY_S = 10.0  # between two looks at a folder in which another process still works
 SLOT_ENDS, TERMINATED = signal.SIGUSR1, signal.SIGTERM
@@ -37,7 +37,7 @@ def main() -> None:
     parser.add_argument("--max-restarts", type=int, required=True)
     args = parser.parse_args()
     with exit_codes():
-        job, index, restarts = cluster.place()
+        job, index, restarts = scheduler.place()
         words = shlex.split(sys.stdin.read().splitlines()[index])
         sys.exit(Task(words, args.folder, job, restarts, args.max_restarts).carry_out())
 
@@ -136,16 +136,16 @@ class Task:
 
     def _wait_if_preempted(self) -> None:
         """Let SLURM end a task that it preempts: one that ends by itself is not started again."""
-        if cluster.has("scontrol") and cluster.is_preempted(self.job):
+        if scheduler.has("scontrol") and scheduler.is_preempted(self.job):
             _say("Preempted: SLURM starts this task again.")
             while True:
                 signal.pause()
 
     def _requeue(self) -> None:
         """Start again, in the next slot."""
-        if not cluster.has("scontrol"):
+        if not scheduler.has("scontrol"):
             raise UserError("scontrol is missing on this node, so the task cannot start again.")
-        cluster.requeue(self.job)
+        scheduler.requeue(self.job)
         _say(f"Requeued after {self.epochs_done()} epochs; restart {self.restarts + 1}.")
 
     def _end_exhausted(self) -> int:

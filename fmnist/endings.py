@@ -1,0 +1,63 @@
+"""How a run ends otherwise than well, and what its record says of it. Torch-free."""
+
+import contextlib
+import errno
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+from fmnist import record
+from fmnist.errors import Interrupted, UserError
+
+DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
+
+
+def explain(error: BaseException, folder: Path, config: dict[str, Any]) -> UserError | None:
+    """Return what a user can do about `error`, or None for a bug of ours."""
+    if isinstance(error, UserError):
+        return error
+    if isinstance(error, OSError) and error.errno in DISK_ERRORS:
+        return UserError(
+            f"Cannot write in {folder} ({error.strerror}). Free some space or make the folder "
+            "writable, then type the same line again: it goes on from the last checkpoint."
+        )
+    if _is_out_of_memory(error):
+        return UserError(
+            f"Out of memory with data.batch_size={config['data']['batch_size']}. Take a smaller "
+            "one under another name=..., or free some memory and type the same line again."
+        )
+    if isinstance(error, ValueError) and "Expected more than 1 value per channel" in str(error):
+        return UserError(
+            "Batch normalisation cannot train on batches of one image, got data.batch_size="
+            f"{config['data']['batch_size']}. Set data.batch_size >= 2 for each process, under "
+            "another name=..."
+        )
+    return None
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    """Recognise Python's error, CUDA's, and the plain RuntimeError of torch's CPU allocator."""
+    name, text = type(error).__name__, str(error)
+    return name in ("MemoryError", "OutOfMemoryError") or "can't allocate memory" in text
+
+
+def note_bug(run: record.Record, error: BaseException) -> None:
+    """Keep the traceback of a bug of ours, and record that the run failed."""
+    with contextlib.suppress(UserError):
+        record.write_atomically(run.folder / "error.txt", traceback.format_exc())
+        print(f"This is a bug; its traceback is in {run.folder}/error.txt", file=sys.stderr)
+    close(run, status="failed", error=f"{type(error).__name__}: {error}")
+
+
+def close(run: record.Record, **fields: Any) -> None:
+    """Record the end; where even that cannot be written, readers see that the process is gone."""
+    with contextlib.suppress(UserError):
+        run.update(**fields)
+
+
+def abandon(run: record.Record, reason: BaseException) -> None:
+    """Record the end of a process that waits for another one in vain."""
+    print(f"Error: {reason}", file=sys.stderr, flush=True)
+    status = "interrupted" if isinstance(reason, Interrupted) else "failed"
+    close(run, status=status, error=str(reason))
