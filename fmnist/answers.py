@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.text import Text
 
 from fmnist import report
-from fmnist.compare.collection import clean
+from fmnist.errors import clean
 from fmnist.prediction import Answer
 
 FORMATS = ("table", "csv", "json")

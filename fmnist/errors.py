@@ -13,6 +13,13 @@ from types import FrameType
 from typing import Any
 
 
+def clean(text: str) -> str:
+    """Replace what could steer a terminal or cannot be encoded: controls, lone surrogates."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
 class UserError(ValueError):
     """Something that was started or read failed; the message says what, why and the remedy."""
 
@@ -60,7 +67,7 @@ def exit_codes() -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        print(f"Error: {error}", file=sys.stderr)
+        print(f"Error: {clean(str(error))}", file=sys.stderr)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         print("Interrupted.", file=sys.stderr)

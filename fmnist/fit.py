@@ -1,5 +1,6 @@
 """Train one run in its folder: fit, test the selected epoch, draw, record."""
 
+import contextlib
 import math
 import signal
 import sys
@@ -13,13 +14,14 @@ import torch
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 from torch import Tensor
 
-from fmnist import CLASSES, build, chunks, origin, process, record, schema, sources
+from fmnist import CLASSES, build, checkpoint, chunks, origin, process, record, schema, sources
 from fmnist.callbacks import Checkpoints, Events, History, Outputs
 from fmnist.classifier import Classifier
 from fmnist.data import FashionMNISTData
 from fmnist.errors import Interrupted, UserError
 from fmnist.gallery import Gallery
 from fmnist.lock import Lock
+from fmnist.restoring import Restoring, resume_point
 from fmnist.watch import Phases, ProgressBar, Prune, StopOnSignal
 
 Say = Callable[[str], None]
@@ -41,7 +43,7 @@ def fit(
     been saved by then stays.
     """
     if run.scores:  # ended between its last two writes
-        run.open_attempt(start_epoch=run.data["epochs_done"])
+        run.open_attempt(start_epoch=run.data.get("epochs_done", 0))
     else:
         with StopOnSignal() as stop, build.quiet():
             process.keep_memory()
@@ -76,10 +78,11 @@ class _Fit:
         self.say = Log(run.folder / "train.log") if run.writes else _say_nothing
         folder = run.folder
         (folder / "checkpoints").mkdir(exist_ok=True)
-        self.resumed = resume_point(folder, self.say)
+        found = resume_point(folder, module, self.say)
+        self.resumed = Restoring(folder / "checkpoints" / found[0], found[1]) if found else None
         self.events: Events | None = None
         if config["logger"]["kind"] == "tensorboard":
-            first_step = self.resumed["global_step"] + 1 if self.resumed else 0
+            first_step = self.resumed.next_step if self.resumed else 0
             self.events = Events(folder, first_step)
         self.select_best = config["select"] == "best" and schema.has_validation(config["data"])
         self.history = History(folder / "metrics.csv", record.write_atomically, self.say)
@@ -90,6 +93,8 @@ class _Fit:
             saved=lambda epoch: run.update(epochs_done=epoch),
         )
         callbacks = [*watchers, self.outputs, self.history, self.checkpoints]
+        if self.resumed:
+            callbacks.append(self.resumed)
         self.prune = Prune(monitor, self.history) if monitor else None
         if self.prune:
             callbacks.append(self.prune)
@@ -97,6 +102,8 @@ class _Fit:
         if bar and run.writes and sys.stderr.isatty():
             callbacks.append(ProgressBar())
         self.trainer = build.trainer(config, folder, callbacks, self.events)
+        if self.resumed:
+            self.resumed.check(self.trainer)
         self._choose_loop()
 
     def _choose_loop(self) -> None:
@@ -108,10 +115,12 @@ class _Fit:
 
     def carry_out(self) -> None:
         self._open_attempt()
-        folder = self.run.folder / "checkpoints"
-        path = folder / self.resumed["name"] if self.resumed else None
         try:
-            self.trainer.fit(self.module, datamodule=self.data, ckpt_path=path, weights_only=True)
+            with self.resumed.explaining() if self.resumed else contextlib.nullcontext():
+                path = self.resumed.path if self.resumed else None
+                self.trainer.fit(
+                    self.module, datamodule=self.data, ckpt_path=path, weights_only=True
+                )
             if not self.history.rows:
                 raise UserError("Training ended before one epoch was complete; nothing was kept.")
             self._score()
@@ -130,7 +139,7 @@ class _Fit:
         }
         if self.resumed:
             self._warn_of_changes(facts)
-        self.run.open_attempt(start_epoch=self.resumed["epoch"] + 1 if self.resumed else 0)
+        self.run.open_attempt(start_epoch=self.resumed.epoch + 1 if self.resumed else 0)
         self.run.update(
             **facts,
             num_parameters=sum(p.numel() for p in self.module.net.parameters()),
@@ -141,7 +150,7 @@ class _Fit:
     def _warn_of_changes(self, facts: Config) -> None:
         """Say what makes the rest of a resumed run differ from an uninterrupted one."""
         now = {**facts, **origin.versions()}
-        before = {**self.run.data, **self.run.data["versions"]}
+        before = {**self.run.data, **self.run.data.get("versions", {})}
         changed = [f"{k} was {before[k]}, is {v}" for k, v in now.items() if before.get(k, v) != v]
         if changed:
             self.say(f"Warning: not bit-equal from here: {'; '.join(changed)}.")
@@ -152,7 +161,12 @@ class _Fit:
     def _score(self) -> None:
         """Score the selected checkpoint, draw, and record both."""
         rows, best_epoch = self.history.rows, self._load_best()
-        row = next(r for r in rows if r["epoch"] == best_epoch)
+        row = next((r for r in rows if r["epoch"] == best_epoch), None)
+        if row is None:
+            raise UserError(
+                f"{self.run.folder}/checkpoints/best.ckpt is of epoch {best_epoch}, and the history "
+                "of last.ckpt has none such. Delete the folder checkpoints to train from scratch."
+            )
         scores = {k: v for k, v in row.items() if k.startswith(("train/", "val/"))}
         if best_epoch != self.checkpoints.best_epoch:  # a resume that was not bit-equal
             self.say(f"Warning: best.ckpt is of epoch {best_epoch}; its scores are measured anew.")
@@ -211,12 +225,12 @@ class _Fit:
         """
         path = self.run.folder / "checkpoints" / "best.ckpt"
         try:
-            state = torch.load(path, map_location="cpu", weights_only=True)
+            state = checkpoint.read_own(path, self.module)
             self.module.load_state_dict(state["state_dict"])
             return int(state["epoch"]) + 1
-        except Exception as error:  # torch raises half a dozen types for a damaged file
+        except (checkpoint.CheckpointError, RuntimeError, TypeError, AttributeError) as error:
             raise UserError(
-                f"{path} is missing or damaged ({type(error).__name__}). Restore it from a copy, "
+                f"{path} is missing or damaged ({error}). Restore it from a copy, "
                 "or delete the folder checkpoints to train from scratch."
             ) from error
 
@@ -229,30 +243,6 @@ class _Fit:
         with torch.inference_mode():  # the processes shared the images; the figures want all
             parts = [self.module.predict_logits(part) for part in torch.split(images, 1000)]
         return images, labels.cpu(), torch.cat(parts).softmax(dim=1).cpu()
-
-
-def resume_point(folder: Path, say: Say) -> dict[str, Any] | None:
-    """Return {name, epoch (0-based), global_step} of the newest whole checkpoint.
-
-    None when there is none yet; raises UserError when all there are are damaged.
-    """
-    damaged = []
-    for name in record.CHECKPOINTS:
-        path = folder / "checkpoints" / name
-        if not path.exists():
-            continue
-        try:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-            return {"name": name, "epoch": state["epoch"], "global_step": state["global_step"]}
-        except Exception as error:  # torch.load raises half a dozen types for a damaged file
-            damaged.append(name)
-            say(f"Warning: {path} is damaged ({type(error).__name__}); trying the one before it.")
-    if damaged:
-        raise UserError(
-            f"{folder}/checkpoints: {' and '.join(damaged)} cannot be read. Restore one from a "
-            "copy, or delete the folder checkpoints to train from scratch."
-        )
-    return None
 
 
 def _complete(run: record.Record, config: Config) -> None:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from fmnist.errors import BusyError, UserError
+from fmnist.reading import read_json
 
 LOCK = ".lock"
 BEAT_S = 5.0
@@ -125,7 +126,7 @@ def _busy(folder: Path, holder: dict[str, Any]) -> BusyError:
 
 def _parse(path: Path) -> dict[str, Any]:
     try:
-        holder = json.loads(path.read_bytes())
+        holder = read_json(path)
     except ValueError:
         return {}
     return holder if isinstance(holder, dict) else {}

@@ -12,8 +12,7 @@ from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
 from fmnist import answers, figures
-from fmnist.compare.collection import clean
-from fmnist.errors import UserError
+from fmnist.errors import UserError, clean
 from fmnist.figures import BLUE, DARK, DPI, PALE, SKY_BLUE, VERMILLION, styled
 from fmnist.prediction import Answer
 

@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig
 
 from fmnist import config as configs
-from fmnist import process, record
-from fmnist.errors import Interrupted, UsageError, UserError
+from fmnist import consent, process, record, revival
+from fmnist.errors import Interrupted, UserError
 from fmnist.lock import Lock, refuse_if_busy
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ def _start(
     data = build.data(config)
     found = record.read(place) if place and (place / record.RECORD).exists() else None
     has_weights = found is not None and (goes_on or found.scores)  # these: all but its last write
-    module, taken = weights.begin(config, found.data if found and has_weights else None)
+    module, taken = weights.begin(config, found if has_weights else None)
     data.prepare_data()
     place = place or record.claim(RUNS, None, config["model"]["_target_"].rpartition(".")[2])
     record.claim(place.parent, place.name, "")
@@ -117,22 +117,21 @@ def preview(cfg: DictConfig, overrides: Sequence[str]) -> str:
         return f"{place} would start."
     found = record.read(place)
     if decision == "finished":
-        return f"{place} has {found.status}: {found.data['epochs_done']} epochs."
+        return f"{place} has {found.status}: {found.data.get('epochs_done', 0)} epochs."
     goal = config["trainer"]["max_epochs"]
-    return f"{place} would go on: {found.data['epochs_done']} of {goal} epochs are done."
+    return f"{place} would go on: {found.data.get('epochs_done', 0)} of {goal} epochs are done."
 
 
-def resume(folder: str | Path) -> record.Record:
+def resume(folder: str | Path, trust: bool = False) -> record.Record:
     """Go on with the run in `folder`, wherever it was copied to, with the config of its record.
 
-    Raises what `train` raises; UserError for a config that this version cannot read.
+    `trust` lets that name classes of others, whose code then runs. Raises what `train` raises;
+    UserError for a config that this version cannot read.
     """
     run = record.read(Path(folder))
-    try:
-        config = configs.revive(run.data["config"], run.data["overrides"])
-    except UsageError as error:
-        raise UserError(f"{Path(folder) / record.RECORD}: {error}") from None
-    return train(config, overrides=run.data["overrides"], folder=Path(folder))
+    config = revival.revive(run, trust).config
+    with consent.given(trust):
+        return train(config, overrides=run.data["overrides"], folder=Path(folder))
 
 
 @contextlib.contextmanager
@@ -167,16 +166,20 @@ def _follow(config: dict[str, Any]) -> record.Record:
     data.prepare_data()
     run = record.read(Path(os.environ[FOLDER_VARIABLE]))
     run.writes = False
-    fit(run, config, data, build.classifier(config, run.data.get("weights")), None)
+    begun = revival.weights(run, consent.is_given())
+    fit(run, config, data, build.classifier(config, begun), None)
     return run
 
 
-def load(folder: str | Path) -> "Model":
-    """Return the trained model of a run folder; raises UserError when it has none."""
+def load(folder: str | Path, trust: bool = False) -> "Model":
+    """Return the trained model of a run folder; raises UserError when it has none.
+
+    `trust` lets its config name classes of others, whose code then runs.
+    """
     process.import_torch()
     from fmnist.model import load_model
 
-    return load_model(Path(folder))
+    return load_model(Path(folder), trust)
 
 
 def _fit_recorded(

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torchvision import models
 
-from fmnist import build, fitting, schema
+from fmnist import build, checkpoint, consent, fitting, record, revival, schema
 from fmnist.classifier import Classifier
 from fmnist.errors import UsageError, UserError
 from fmnist.fitting import State
@@ -42,7 +42,7 @@ class Given(NamedTuple):
 
 
 def begin(
-    config: Mapping[str, Any], begun: Mapping[str, Any] | None
+    config: Mapping[str, Any], begun: record.Record | None
 ) -> tuple[Classifier, dict[str, Any] | None]:
     """Build what trains, with the weights it starts from, and return what to record of those.
 
@@ -54,7 +54,7 @@ def begin(
     """
     model = config["model"]
     if begun is not None:
-        return build.classifier(config, begun.get("weights")), None
+        return build.classifier(config, revival.weights(begun, consent.is_given())), None
     if model["_target_"] != TARGET or model["weights"] is None:
         return build.classifier(config), None
     path, is_folder = _place(model["weights"])
@@ -160,16 +160,15 @@ def _of_file(arch: str, path: Path, model: Mapping[str, Any], net: nn.Module) ->
     """Take the weights of a state_dict, as it is or in a checkpoint of Lightning, torchvision's."""
     typed = model["weights"]
     try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises half a dozen types for a damaged or foreign file
-        if "GLOBAL" in str(error):  # as torch names what the pickle would call
-            raise UserError(
-                f"model.weights={typed} holds other objects than tensors, and code that makes them "
-                "is not run. Save the state_dict alone: torch.save(net.state_dict(), PATH)."
-            ) from None
+        loaded = checkpoint.read(path, checkpoint.room(net))
+    except checkpoint.ForeignError as error:
         raise UserError(
-            f"model.weights={typed} is damaged or no file of torch.save ({_first(error)}). Fetch "
-            "it again."
+            f"model.weights={typed} holds other objects than tensors ({error}). "
+            "Save the state_dict alone: torch.save(net.state_dict(), PATH)."
+        ) from None
+    except checkpoint.CheckpointError as error:
+        raise UserError(
+            f"model.weights={typed} is damaged or no file of torch.save ({error}). Fetch it again."
         ) from None
     for key in _WRAPPERS:
         if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping):
@@ -197,7 +196,7 @@ def _of_run(config: Mapping[str, Any], folder: Path) -> Given:
     """Take the network of another run, first layer included; only the last layer is new."""
     model, typed = config["model"], config["model"]["weights"]
     try:
-        source = load_model(folder)
+        source = load_model(folder, consent.is_given())
     except UserError as error:
         raise UserError(f"model.weights={typed}: {error}") from None
     _check_unseen(typed, source.config["data"], config["data"])

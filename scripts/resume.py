@@ -4,17 +4,19 @@ import argparse
 import sys
 from pathlib import Path
 
-from fmnist import report, run
+from fmnist import consent, run
 from fmnist.errors import exit_codes
+from fmnist.summary import print_summary
 
 
 def main() -> None:
     sys.path.append(str(Path.cwd()))  # for a user's own classes
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run", type=Path, help="the folder of the run")
-    folder: Path = parser.parse_args().run
+    parser.add_argument("--trust", action="store_true", help=consent.HELP)
+    args = parser.parse_args()
     with exit_codes():
-        report.print_summary(run.resume(folder))
+        print_summary(run.resume(args.run, args.trust))
 
 
 if __name__ == "__main__":

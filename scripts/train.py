@@ -13,7 +13,7 @@ with exit_codes():  # Ctrl-C may come while these are imported
     from hydra.types import RunMode
     from omegaconf import DictConfig
 
-    from fmnist import command, run
+    from fmnist import command, consent, run
     from fmnist.messages import CONF_DIR, help_text
     from fmnist.sweeps import jobs, plugins
 
@@ -26,16 +26,17 @@ def train(cfg: DictConfig) -> float | None:
         words = [word.lstrip("+") for word in HydraConfig.get().overrides.task]
         done = run.train(cfg, overrides=words)
         if not run.is_follower():
-            from fmnist import report
+            from fmnist.summary import print_summary
 
-            report.print_summary(done)
+            print_summary(done)
     return None
 
 
 def main() -> None:
     sys.path.append(str(Path.cwd()))  # for a user's own classes
     is_trial = "--dry-run" in sys.argv
-    sys.argv[1:] = [word for word in sys.argv[1:] if word != "--dry-run"]
+    is_trusting = "--trust" in sys.argv
+    sys.argv[1:] = [word for word in sys.argv[1:] if word not in ("--dry-run", "--trust")]
     args = get_args_parser().parse_args()
     if args.help and not args.overrides and not args.config_dir:
         print(help_text())
@@ -44,7 +45,8 @@ def main() -> None:
         if not _prepare(args, is_trial):
             return
     plugins.register()
-    hydra.main(str(CONF_DIR), "train", version_base="1.3")(train)()
+    with consent.given(is_trusting or consent.is_given()):  # by the process that started this one
+        hydra.main(str(CONF_DIR), "train", version_base="1.3")(train)()
 
 
 def _prepare(args: Namespace, is_trial: bool) -> bool:
