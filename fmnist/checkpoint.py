@@ -7,6 +7,7 @@ size with what the network needs, before any of it is made.
 import contextlib
 import errno
 import io
+import pickle
 import struct
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -112,7 +113,6 @@ def _check(file: BinaryIO) -> None:
     if file.read(len(_ARCHIVE)) == _ARCHIVE:
         _check_archive(file, size)
     else:
-        file.seek(0)
         _check_stream(file, size)
 
 
@@ -183,8 +183,10 @@ def _directory_size(file: BinaryIO, size: int) -> int:
 
 def _check_stream(file: BinaryIO, size: int) -> None:
     """Check the older form: pickles one after the other, then the memory of the tensors."""
-    numbers = [pickled.read(file)[0] for _ in range(2)]
-    if numbers != [_MAGIC, _PROTOCOL]:
+    file.seek(0)
+    is_pickle = file.read(1) == pickle.PROTO
+    file.seek(0)
+    if not is_pickle or [pickled.read(file)[0] for _ in range(2)] != [_MAGIC, _PROTOCOL]:
         raise CheckpointError("it is no file of torch.save")
     pickled.read(file)  # of the machine
     _, storages = pickled.read(file)

@@ -32,7 +32,7 @@ def choose(folder: Path) -> tuple[Path, list[str]]:
     `folder` is a run, or a sweep, whose finished run with the highest val/acc is taken. Raises
     UserError when no run has finished.
     """
-    if (folder / record.RECORD).exists():
+    if record.is_run(folder):
         return folder, []
     runs = report.read_runs([folder])
     best = find_best(runs).folder

@@ -1,5 +1,6 @@
 """The facts that a record holds beside its config, and their kinds."""
 
+import math
 from typing import Any
 
 LARGEST = 1e100  # of a recorded number; its square is still a number
@@ -39,9 +40,9 @@ def known(data: dict[str, Any]) -> dict[str, Any]:
         for attempt in attempts
     ]
     kept["scores"] = {
-        name: value
+        name: value if isinstance(value, float) or abs(value) < LARGEST else math.nan
         for name, value in data["scores"].items()
-        if isinstance(value, float) or _is_kind(value, float)  # a loss can be NaN
+        if isinstance(value, int | float) and not isinstance(value, bool)
     }
     return kept
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import os
 import signal
 import sys
 import time
@@ -18,7 +19,7 @@ from fmnist import CLASSES, build, checkpoint, chunks, origin, process, record, 
 from fmnist.callbacks import Checkpoints, Events, History, Outputs
 from fmnist.classifier import Classifier
 from fmnist.data import FashionMNISTData
-from fmnist.errors import Interrupted, UserError
+from fmnist.errors import Interrupted, UserError, clean
 from fmnist.gallery import Gallery
 from fmnist.lock import Lock
 from fmnist.restoring import Restoring, resume_point
@@ -164,8 +165,8 @@ class _Fit:
         row = next((r for r in rows if r["epoch"] == best_epoch), None)
         if row is None:
             raise UserError(
-                f"{self.run.folder}/checkpoints/best.ckpt is of epoch {best_epoch}, and the history "
-                "of last.ckpt has none such. Delete the folder checkpoints to train from scratch."
+                f"{self.run.folder}/checkpoints/best.ckpt is of epoch {best_epoch}, which the "
+                "history lacks. Delete the folder checkpoints to train from scratch."
             )
         scores = {k: v for k, v in row.items() if k.startswith(("train/", "val/"))}
         if best_epoch != self.checkpoints.best_epoch:  # a resume that was not bit-equal
@@ -279,6 +280,15 @@ class Log:
         self.path = path
 
     def __call__(self, line: str) -> None:
-        print(line, file=sys.stderr, flush=True)
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}\n")
+        print(clean(line), file=sys.stderr, flush=True)
+        with os.fdopen(self._open(), "a", encoding="utf-8") as file:
+            file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {clean(line)}\n")
+
+    def _open(self) -> int:
+        """Open the file, where it is one: in a folder from elsewhere it may lead anywhere."""
+        if self.path.is_symlink() or (self.path.exists() and not self.path.is_file()):
+            raise UserError(
+                f"{self.path} is a link or no file, and is not written to. Delete it, then type "
+                "the same line again."
+            )
+        return os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o666)

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from fmnist.errors import BusyError, UserError
-from fmnist.reading import read_json
+from fmnist.reading import MAX_TEXT, open_regular, read_json
 
 LOCK = ".lock"
 BEAT_S = 5.0
@@ -158,7 +158,7 @@ def _beats(path: Path) -> bool:
 
 def _stamp(path: Path) -> int | None:
     try:
-        with path.open("rb") as file:  # opening makes a network file system look again
+        with open_regular(path, MAX_TEXT) as file:  # opening makes a network file system look again
             return os.fstat(file.fileno()).st_mtime_ns
     except OSError:
         return None

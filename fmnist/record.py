@@ -95,6 +95,14 @@ class Record:
         self.update(status="running")
 
 
+def is_run(folder: Path) -> bool:
+    """Say whether there is a record in `folder`, as far as that can be looked at."""
+    try:
+        return (folder / RECORD).exists()
+    except OSError:  # a name too long, a folder not ours to look into: reading tells
+        return False
+
+
 def read(folder: Path) -> Record:
     """Read the record of a run folder; raises UserError when it is missing or damaged.
 

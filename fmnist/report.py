@@ -38,7 +38,7 @@ def print_evaluation(folder: Path, found: Mapping[str, Any]) -> None:
     """Print the report of `evaluation.evaluate` on stdout."""
     split, classes = found["split"], found["classes"]
     epoch = found["best_epoch"] or "unknown"
-    write(f"{folder}: {found['num_images']:,} {split} images, epoch {epoch}\n")
+    write(f"{clean(str(folder))}: {found['num_images']:,} {split} images, epoch {epoch}\n")
     totals = _grid("", "", "95 % interval")
     for key, value in found["scores"].items():
         name, text = TITLES[key.rpartition("/")[2]]

@@ -6,6 +6,7 @@ run's own checkpoints are all that resuming and loading need.
 
 import contextlib
 import hashlib
+import os
 import re
 import socket
 import sys
@@ -115,20 +116,24 @@ def _of_torchvision(arch: str, entry: Any, model: Mapping[str, Any], net: nn.Mod
     name, url = f"{type(entry).__name__}.{entry.name}", entry.url
     file = Path(urlparse(url).path).name
     path = Path(torch.hub.get_dir()) / "checkpoints" / file
-    try:
-        with _downloading():
-            theirs = models.get_model(arch, weights=entry, progress=sys.stderr.isatty())
-    except Exception as error:  # of urllib, a socket, the disk; torch's half a dozen
-        if path.exists():
-            raise _damaged(path, _first(error)) from None
-        raise UserError(
-            f"Cannot download model.weights={name} ({_first(error)}). Fetch {url} elsewhere and "
-            f"put it into {path.parent}, or say model.weights=PATH/{file}."
-        ) from None
-    digest = _sha256(path)
     prefix = re.search(r"-([0-9a-f]{8,})\.", file)
+    if not path.exists():
+        try:
+            _download(url, path, prefix[1] if prefix else None)
+        except Exception as error:  # of urllib, a socket, the disk
+            raise UserError(
+                f"Cannot download model.weights={name} ({_first(error)}). Fetch {url} elsewhere "
+                f"and put it into {path.parent}, or say model.weights=PATH/{file}."
+            ) from None
+    digest = _sha256(path)
     if prefix and not digest.startswith(prefix[1]):
         raise _damaged(path, f"its sha256 does not begin with {prefix[1]}")
+    try:
+        checkpoint.read(path)
+        with _weights_only():
+            theirs = models.get_model(arch, weights=entry, progress=False)
+    except Exception as error:  # torch's half a dozen
+        raise _damaged(path, _first(error)) from None
     preset = entry.transforms()
     state = fitting.renamed(theirs.state_dict(), arch, model, net)
     state |= fitting.statistics(
@@ -144,16 +149,33 @@ def _damaged(path: Path, reason: str) -> UserError:
     )
 
 
-@contextlib.contextmanager
-def _downloading() -> Iterator[None]:
-    """Keep stdout for answers, and let a server that says nothing be an error."""
+def _download(url: str, path: Path, prefix: str | None) -> None:
+    """Fetch a file, keeping stdout for answers; a server that says nothing is an error.
+
+    torchvision would fetch and load in one, and look at the sha256 of what it fetched only.
+    """
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(TIMEOUT_S)
     try:
         with contextlib.redirect_stdout(sys.stderr):
-            yield
+            path.parent.mkdir(parents=True, exist_ok=True)
+            torch.hub.download_url_to_file(url, str(path), prefix, sys.stderr.isatty())
     finally:
         socket.setdefaulttimeout(before)
+
+
+@contextlib.contextmanager
+def _weights_only() -> Iterator[None]:
+    """Let torchvision, which asks torch.load for code too, be given tensors only."""
+    name = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
+    before = dict(os.environ)
+    os.environ[name] = "1"
+    os.environ.pop(name.replace("FORCE", "FORCE_NO"), None)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
 
 
 def _of_file(arch: str, path: Path, model: Mapping[str, Any], net: nn.Module) -> Given:
