@@ -7,8 +7,6 @@ may only name what fmnist ships, unless the user trusts it. Torch-free.
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from omegaconf import OmegaConf
-
 from fmnist import arguments, config, record
 from fmnist.errors import UsageError, UserError
 from fmnist.messages import Typed
@@ -64,13 +62,22 @@ def _config(run: record.Record, trust: bool) -> dict[str, Any]:
             theirs, ours = _section(recorded, section), _section(today, section)
             if theirs.get(_TARGET) not in (None, ours.get(_TARGET)):
                 ours.clear()
-        found = config.check(OmegaConf.merge(today, recorded))  # type: ignore[arg-type]
+        found = config.check(_merged(today, recorded))
     except UsageError as error:
         raise _refusal(run, str(error)) from None
     except Exception as error:  # OmegaConf's half a dozen, for keys that no config has
         reason = " ".join(str(error).split())[:200].rstrip(".")
         raise _refusal(run, f"its config cannot be read ({reason}).") from None
     _check_names(run, found, trust)  # what its overrides added
+    return found
+
+
+def _merged(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `theirs` with what only `ours` has."""
+    found = {**ours, **theirs}
+    for key in ours.keys() & theirs.keys():
+        if isinstance(ours[key], Mapping) and isinstance(theirs[key], Mapping):
+            found[key] = _merged(ours[key], theirs[key])
     return found
 
 

@@ -1,5 +1,6 @@
 """Files that somebody made to harm whoever opens them; each is made here, none is stored."""
 
+import copy
 import io
 import os
 import pickle
@@ -115,7 +116,7 @@ def spoil(value: Any, draw: random.Random, substitutes: list[Any]) -> tuple[Any,
     if draw.random() < 0.2:
         del place[last]
     else:
-        place[last] = draw.choice(substitutes)
+        place[last] = copy.deepcopy(draw.choice(substitutes))
     return chosen
 
 
