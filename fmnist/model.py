@@ -124,12 +124,12 @@ def load_model(folder: Path, trust: bool = False) -> Model:
     by this version.
     """
     run = record.read(folder)
+    values, weights = revival.revive(run, trust)
     path = folder / "checkpoints" / "best.ckpt"
     if not path.exists():
         raise UserError(
             f"{path} is missing. Train the run to its end, with checkpoints=best or all."
         )
-    values, weights = revival.revive(run, trust)
     try:
         classifier = build.classifier(values, weights)
     except UsageError as error:
