@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -145,14 +146,24 @@ def test_a_name_that_is_no_text_is_refused(value: Any) -> None:
 
 
 @pytest.fixture
-def own(workdir: Path, monkeypatch: pytest.MonkeyPatch, small_data: Path) -> Path:
+def own(
+    workdir: Path,
+    small_data: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
     """A run of a class of the user's own, which tells by a file when it is imported."""
     Path("own_net.py").write_text(OWN)
     monkeypatch.syspath_prepend(str(workdir))
-    drop = [f"~model.{key}" for key in ("channels", "hidden", "dropout", "init")]
-    done = run.train([*FAST, "model._target_=own_net.Net", *drop, "name=own"])
+    kept = tmp_path_factory.getbasetemp() / "own"
+    if not kept.exists():
+        drop = [f"~model.{key}" for key in ("channels", "hidden", "dropout", "init")]
+        run.train([*FAST, "model._target_=own_net.Net", *drop, "name=own"])
+        shutil.copytree("runs/own", kept)
+        shutil.rmtree("runs/own")
+    shutil.copytree(kept, "runs/own")
     forget()
-    return done.folder
+    return Path("runs/own")
 
 
 def forget() -> None:
