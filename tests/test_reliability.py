@@ -9,7 +9,7 @@ PAGE = PROJECT / "docs" / "reliability.md"
 NAMED = re.compile(r"`(test_\w+\.py)::(test_\w+)`")
 
 
-def tests_in(file: str) -> set[str]:
+def names_in(file: str) -> set[str]:
     tree = ast.parse((PROJECT / "tests" / file).read_text("utf-8"))
     return {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
 
@@ -17,7 +17,7 @@ def tests_in(file: str) -> set[str]:
 def test_every_test_that_the_page_names_exists() -> None:
     named = NAMED.findall(PAGE.read_text("utf-8"))
     assert len(named) >= 20
-    assert [f"{file}::{name}" for file, name in named if name not in tests_in(file)] == []
+    assert [f"{file}::{name}" for file, name in named if name not in names_in(file)] == []
 
 
 def test_every_row_of_the_page_names_a_test() -> None:

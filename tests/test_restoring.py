@@ -46,7 +46,7 @@ STATE, GROUP = "optimizer_states/0/state/0", "optimizer_states/0/param_groups/0"
         ("loops", KeyError, "it is no dict"),
         ("callbacks/History/rows", [{"epoch": 1}], "a row of its history is damaged"),
         ("callbacks/Checkpoints/best_epoch", None, "Checkpoints.best_epoch is None"),
-        ("callbacks/Checkpoints", {}, "KeyError"),
+        ("callbacks/Checkpoints", {"best_epoch": 1}, "KeyError"),
         ("pytorch-lightning_version", "x", "InvalidVersion"),
     ],
 )

@@ -116,7 +116,7 @@ def test_torchvisions_weights_are_downloaded_once(hub: Path) -> None:
 def test_code_in_the_cache_of_torchvision_is_not_run(
     hub: Path, monkeypatch: pytest.MonkeyPatch, has_right_name: bool
 ) -> None:
-    """Nor where its sha256 is the one of its name, which torchvision looks at in a download only."""
+    """Nor where its sha256 is that of its name, which torchvision looks at in a download only."""
     content = hostile.saved(hostile.Exploit(*hostile.CALLS[0]))
     name = f"given-{hashlib.sha256(content).hexdigest()[:8]}.pth" if has_right_name else hub.name
     monkeypatch.setattr(ENTRY.value, "url", f"file:///nowhere/{name}")
