@@ -15,7 +15,7 @@ MAX_DEPTH = 32  # of lists and dicts in each other
 MAX_PARTS = 1_000_000  # of all structures, those counted twice that stand in two places
 MAX_LINE = 1000  # bytes of a name
 _INTEGERS = {pickle.BININT: "<i", pickle.BININT1: "<B", pickle.BININT2: "<H"}
-_LENGTHS = {pickle.BINUNICODE: 4, pickle.SHORT_BINUNICODE: 1}
+_LENGTHS = {pickle.BINUNICODE: 4, pickle.SHORT_BINSTRING: 1}  # the latter of Python 2
 _CONSTANTS: dict[bytes, Any] = {
     pickle.NONE: None,
     pickle.NEWTRUE: True,
@@ -91,7 +91,6 @@ class _Reader:
             pickle.EMPTY_LIST: lambda: self.stack.append([]),
             pickle.MARK: lambda: self.stack.append(_MARK),
             pickle.PROTO: lambda: self._skip(1),
-            pickle.FRAME: lambda: self._skip(8),
             pickle.LONG1: self._long,
             pickle.BINFLOAT: lambda: self.stack.append(struct.unpack(">d", self._take(8))[0]),
             pickle.TUPLE: lambda: self.stack.append(tuple(self._marked())),
@@ -100,7 +99,6 @@ class _Reader:
             pickle.TUPLE3: lambda: self._tuple(3),
             pickle.BINPUT: lambda: self._put(self._number(1)),
             pickle.LONG_BINPUT: lambda: self._put(self._number(4)),
-            pickle.MEMOIZE: lambda: self._put(len(self.memo)),
             pickle.BINGET: lambda: self.stack.append(self.memo[self._number(1)]),
             pickle.LONG_BINGET: lambda: self.stack.append(self.memo[self._number(4)]),
             pickle.APPEND: lambda: self._extend([self.stack.pop()]),
@@ -198,8 +196,10 @@ class _Reader:
 
     def _call(self) -> None:
         name, arguments = self._popped(2)
-        if name.full == _CONTAINER and arguments == ():
+        if name.full == _CONTAINER and len(arguments) <= 1:
+            pairs = arguments[0] if arguments else []  # Python 2 hands them over here
             self.stack.append({})
+            self._set([part for key, value in pairs for part in (key, value)])
         elif name.full in _REBUILDERS:
             self.stack.append(_tensor(*arguments))
         elif name.full == _PARAMETER and isinstance(arguments[0], Tensor):

@@ -1,5 +1,6 @@
 """Files of torch.save that were made to harm, or are another network's: refused, never run."""
 
+import io
 import pickle
 import zipfile
 from collections.abc import Callable
@@ -203,3 +204,33 @@ def test_a_pickle_is_read_without_making_what_it_declares() -> None:
         root, storages = pickled.read(file)
     assert root["a"].shape == (2, 3)
     assert {key: storage.num_bytes for key, storage in storages.items()} == {"0": 24, "1": 8}
+
+
+def test_files_that_python_2_wrote_are_read() -> None:
+    """As torch reads them: texts are bytes there, and an OrderedDict is called with its pairs."""
+    body = b"\x80\x02ccollections\nOrderedDict\n](](U\x01aK\x01e](U\x01bK\x02ee\x85R."
+    assert pickle.loads(body) == {"a": 1, "b": 2}
+    assert pickled.read(io.BytesIO(body))[0] == {"a": 1, "b": 2}
+
+
+@pytest.mark.parametrize(
+    ("body", "match"),
+    [
+        (b"\x80\x02K\x01", "it ends early"),
+        (b"\x80\x02(K\x01.", "ends with no single object"),
+        (b"\x80\x02K\x01a.", "its stack is damaged|IndexError"),
+        (b"\x80\x02}K\x01a.", "it appends to no list"),
+        (b"\x80\x02K\x01K\x02K\x03s.", "it sets items of no dict"),
+        (b"\x80\x02}](K\x01es.", "pickle is damaged"),
+        (b"\x80\x02}]K\x01s.", "a key in it is a list"),
+        (b"\x80\x02h\x05.", "KeyError"),
+        (b"\x80\x02ctorch", "it ends early"),
+        (b"\x80\x02\x85.", "its stack is too short"),
+        (b"\x80\x02K\x01Q.", "its pickle is damaged"),
+        (b"\x80\x02S'a'\n.", "an operation that no plain value needs"),
+        (b"\x80\x02]q\x00h\x00a.", "nested too deeply"),
+    ],
+)
+def test_a_pickle_that_makes_no_sense_is_refused(body: bytes, match: str) -> None:
+    with pytest.raises(pickled.PickleError, match=match):
+        pickled.read(io.BytesIO(body))
