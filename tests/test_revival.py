@@ -2,6 +2,7 @@
 
 import json
 import re
+import runpy
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -13,7 +14,7 @@ import yaml
 from conftest import PROJECT, Run
 from run_folders import usual_config, usual_record
 
-from fmnist import consent, evaluation, export, record, run, weights
+from fmnist import consent, evaluation, export, proof, record, run, weights
 from fmnist.errors import UserError
 from fmnist.model import load_model
 from fmnist.record import Record
@@ -237,10 +238,21 @@ def test_the_scripts_take_trust(own: Path, script: Run) -> None:
 
 
 @pytest.mark.slow
-def test_train_and_verify_resume_take_trust(own: Path, script: Run) -> None:
+def test_train_takes_trust(own: Path, script: Run) -> None:
     words = [*FAST, "model=transfer", f"model.weights={own.resolve()}", "name=heir"]
     refused = script("train.py", *words)
     assert (refused.returncode, Path("was-run").exists()) == (1, False), refused.stderr
     done = script("train.py", *words, "--trust")
     assert done.returncode == 0, done.stderr
     assert json.loads(Path("runs/heir/run.json").read_text())["status"] == "finished"
+
+
+def test_verify_resume_hands_trust_on(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    commands: list[list[str]] = []
+    monkeypatch.setattr(proof, "verify", lambda train, *_: commands.append(train) or True)
+    for more in ([], ["--trust"]):
+        monkeypatch.setattr(sys, "argv", ["verify_resume.py", "seed=1", *more])
+        with pytest.raises(SystemExit) as ended:
+            runpy.run_path(str(PROJECT / "scripts" / "verify_resume.py"), run_name="__main__")
+        assert ended.value.code == 0
+    assert [command[-1] for command in commands] == ["checkpoints=all", "--trust"]
