@@ -22,7 +22,7 @@ def open_regular(path: Path, limit: int) -> BinaryIO:
     Raises OSError for one that is larger than `limit` bytes, and for a folder, device or named
     pipe, which could wait for ever.
     """
-    file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_NONBLOCK", 0))
+    file = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     try:
         facts = os.fstat(file)
         if stat.S_ISDIR(facts.st_mode):
