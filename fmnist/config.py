@@ -24,6 +24,7 @@ from fmnist.messages import (
     validation_message,
 )
 
+MAX_WORD = 1000  # characters of an override that is read back
 NAME_PATTERN = re.compile(r"[A-Za-z0-9._=,+-]+")
 
 
@@ -62,25 +63,21 @@ def settle(config: dict[str, Any], varied: Sequence[str] | None = None) -> dict[
     return config | chosen
 
 
-def revive(config: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """Check a config read from a record, giving keys that older code did not know their default."""
+def recompose(overrides: Sequence[str]) -> dict[str, Any]:
+    """Return the config that a record's overrides mean today; empty where they fit no more.
+
+    They come from a folder: words that read other folders, or look anything up, are left out.
+    """
+    words = [word for word in overrides if _is_plain(word)]
     try:
-        today = check(compose(overrides))
+        return check(compose(words))
     except UsageError:  # made with files that are not here
-        today = {}
-    for section in arguments.TARGETS:  # whose defaults may have become another class's since
-        recorded, ours = _section(config, section), _section(today, section)
-        if recorded.get("_target_") not in (None, ours.get("_target_")):
-            ours.clear()
-    return check(OmegaConf.merge(today, dict(config)))  # type: ignore[arg-type]
+        return {}
 
 
-def _section(config: Mapping[str, Any], path: str) -> dict[str, Any]:
-    """Return the mapping at a dotted `path`, or an empty one where there is none."""
-    found: Any = config
-    for part in path.split("."):
-        found = found.get(part) if isinstance(found, Mapping) else None
-    return found if isinstance(found, dict) else {}
+def _is_plain(word: str) -> bool:
+    is_of_hydra = word.lstrip("+~").startswith("hydra")
+    return len(word) <= MAX_WORD and not is_of_hydra and ".." not in word and "${" not in word
 
 
 def defaults(overrides: Sequence[str]) -> dict[str, Any]:
@@ -88,11 +85,7 @@ def defaults(overrides: Sequence[str]) -> dict[str, Any]:
 
     For records that older code wrote; only the latter where the overrides fit no more.
     """
-    flat = schema.trainer_defaults()
-    try:
-        return flat | schema.flatten(check(compose(overrides)))
-    except UsageError:
-        return flat
+    return schema.trainer_defaults() | schema.flatten(recompose(overrides))
 
 
 def check(

@@ -13,6 +13,13 @@ from types import FrameType
 from typing import Any
 
 
+def clean(text: str) -> str:
+    """Replace what could steer a terminal or cannot be encoded: controls, lone surrogates."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
 class UserError(ValueError):
     """Something that was started or read failed; the message says what, why and the remedy."""
 
@@ -43,13 +50,6 @@ class Interrupted(BaseException):
     def __init__(self, signum: int) -> None:
         super().__init__({2: "SIGINT", 15: "SIGTERM"}.get(signum, f"signal {signum}"))
         self.signum = signum
-
-
-def clean(text: str) -> str:
-    """Replace what could steer a terminal or cannot be encoded: controls, lone surrogates."""
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
 @contextlib.contextmanager

@@ -1,12 +1,11 @@
 """Evaluate a finished run on a split, and keep what was read of the test set in its folder."""
 
-import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fmnist import origin, process, record, report, reports
+from fmnist import origin, process, reading, record, report, reports
 from fmnist.compare.table import find_best
 from fmnist.errors import UserError
 
@@ -33,7 +32,7 @@ def choose(folder: Path) -> tuple[Path, list[str]]:
     `folder` is a run, or a sweep, whose finished run with the highest val/acc is taken. Raises
     UserError when no run has finished.
     """
-    if (folder / record.RECORD).exists():
+    if record.is_run(folder):
         return folder, []
     runs = report.read_runs([folder])
     best = find_best(runs).folder
@@ -50,14 +49,14 @@ def choose(folder: Path) -> tuple[Path, list[str]]:
     return best, notes
 
 
-def evaluate(folder: Path, split: str = "test") -> dict[str, Any]:
+def evaluate(folder: Path, split: str = "test", trust: bool = False) -> dict[str, Any]:
     """Return the report on best.ckpt of the run in `folder`, as kept in eval-<split>.json.
 
     It holds what `scores.summarize` says, the temperature scaling of `scores.recalibrate` (where
     there is a validation split) and `notes`. A split is read once: asked again, the kept report
-    comes back, as long as it is whole, with its figures, and the checkpoint is the same. Raises
-    UserError when there is no finished run, no model or no data; NotKeptError, with the report,
-    when the folder cannot be written.
+    comes back, as long as it is whole, with its figures, and the checkpoint is the same. `trust` as
+    in `run.load`. Raises UserError when there is no finished run, no model or no data;
+    NotKeptError, with the report, when the folder cannot be written.
     """
     run = read_finished(folder)
     checkpoint = _digest(folder / "checkpoints" / "best.ckpt")
@@ -68,7 +67,7 @@ def evaluate(folder: Path, split: str = "test") -> dict[str, Any]:
     process.keep_memory()
     from fmnist.model import load_model
 
-    model = load_model(folder)
+    model = load_model(folder, trust)
     outputs = model.outputs(split)
     found = {
         "schema": reports.SCHEMA,
@@ -173,6 +172,6 @@ def _draw(model: "Model", outputs: "Outputs", split: str, found: Mapping[str, An
 def _digest(path: Path) -> str:
     """Return the sha256 of a file; of nothing, where it is missing: loading it says so."""
     try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
+        return reading.digest(path)
     except OSError:
         return ""

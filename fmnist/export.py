@@ -31,12 +31,12 @@ Predict = Callable[[Images], NDArray[np.float32]]
 
 
 def export(
-    folder: Path, kind: str = "onnx", out: Path | None = None
+    folder: Path, kind: str = "onnx", out: Path | None = None, trust: bool = False
 ) -> tuple[Exported, tuple[str, ...]]:
     """Write the run in `folder` as `out`, or as model.onnx or model.pt2 in it, with a card beside.
 
     Both files appear whole and checked; where one cannot, neither does. Returns what was made, and
-    what could not be had for it.
+    what could not be had for it. `trust` as in `run.load`.
 
     Raises:
         UsageError: a place that no file can have, or another kind than onnx and torch_export.
@@ -51,7 +51,7 @@ def export(
     from fmnist import portable
     from fmnist.model import load_model
 
-    model = load_model(folder)
+    model = load_model(folder, trust)
     metadata = provenance.describe(run, model.config, origin.now())
     write, load = portable.FORMATS[kind]
     content = write(portable.trace(model), metadata)

@@ -1,6 +1,8 @@
 """Train one run in its folder: fit, test the selected epoch, draw, record."""
 
+import contextlib
 import math
+import os
 import signal
 import sys
 import time
@@ -13,14 +15,26 @@ import torch
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 from torch import Tensor
 
-from fmnist import CLASSES, build, chunks, cluster, origin, process, record, schema, sources
+from fmnist import (
+    CLASSES,
+    build,
+    checkpoint,
+    chunks,
+    cluster,
+    origin,
+    process,
+    record,
+    schema,
+    sources,
+)
 from fmnist.callbacks import Checkpoints, Events, History, Outputs
 from fmnist.classifier import Classifier
 from fmnist.data import FashionMNISTData
-from fmnist.errors import Interrupted, UserError
+from fmnist.errors import Interrupted, UserError, clean
 from fmnist.gallery import Gallery
 from fmnist.lock import Lock
 from fmnist.mates import Mates
+from fmnist.restoring import Restoring, resume_point
 from fmnist.watch import Phases, ProgressBar, Prune, StopOnSignal
 
 Say = Callable[[str], None]
@@ -43,7 +57,7 @@ def fit(
     a user can mend; what has been saved by then stays.
     """
     if run.scores:  # ended between its last two writes
-        run.open_attempt(start_epoch=run.data["epochs_done"])
+        run.open_attempt(start_epoch=run.data.get("epochs_done", 0))
     else:
         with StopOnSignal(mates) as stop, build.quiet():
             process.keep_memory()
@@ -79,10 +93,11 @@ class _Fit:
         self.say = Log(run.folder / "train.log") if run.writes else _say_nothing
         folder = run.folder
         (folder / "checkpoints").mkdir(exist_ok=True)
-        self.resumed = resume_point(folder, self.say)
+        found = resume_point(folder, module, self.say)
+        self.resumed = Restoring(folder / "checkpoints" / found[0], found[1]) if found else None
         self.events: Events | None = None
         if config["logger"]["kind"] == "tensorboard":
-            first_step = self.resumed["global_step"] + 1 if self.resumed else 0
+            first_step = self.resumed.next_step if self.resumed else 0
             self.events = Events(folder, first_step)
         self.select_best = config["select"] == "best" and schema.has_validation(config["data"])
         self.history = History(folder / "metrics.csv", record.write_atomically, self.say)
@@ -93,6 +108,8 @@ class _Fit:
             saved=lambda epoch: run.update(epochs_done=epoch),
         )
         callbacks = [*watchers, self.outputs, self.history, self.checkpoints]
+        if self.resumed:
+            callbacks.append(self.resumed)
         self.prune = Prune(monitor, self.history) if monitor else None
         if self.prune:
             callbacks.append(self.prune)
@@ -101,6 +118,8 @@ class _Fit:
             callbacks.append(ProgressBar())
         environment = cluster.Environment(mates.launch, mates.port) if mates else None
         self.trainer = build.trainer(config, folder, callbacks, self.events, environment)
+        if self.resumed:
+            self.resumed.check(self.trainer)
         self._choose_loop()
 
     def _choose_loop(self) -> None:
@@ -112,10 +131,12 @@ class _Fit:
 
     def carry_out(self) -> None:
         self._open_attempt()
-        folder = self.run.folder / "checkpoints"
-        path = folder / self.resumed["name"] if self.resumed else None
         try:
-            self.trainer.fit(self.module, datamodule=self.data, ckpt_path=path, weights_only=True)
+            with self.resumed.explaining() if self.resumed else contextlib.nullcontext():
+                path = self.resumed.path if self.resumed else None
+                self.trainer.fit(
+                    self.module, datamodule=self.data, ckpt_path=path, weights_only=True
+                )
             if not self.history.rows:
                 raise UserError("Training ended before one epoch was complete; nothing was kept.")
             self._score()
@@ -137,7 +158,7 @@ class _Fit:
         if self.trainer.world_size > 1:
             for line in cluster.explain_share(self.trainer.world_size, self.config, self.module):
                 self.say(line)
-        self.run.open_attempt(start_epoch=self.resumed["epoch"] + 1 if self.resumed else 0)
+        self.run.open_attempt(start_epoch=self.resumed.epoch + 1 if self.resumed else 0)
         self.run.update(
             **facts,
             num_parameters=sum(p.numel() for p in self.module.net.parameters()),
@@ -148,7 +169,7 @@ class _Fit:
     def _warn_of_changes(self, facts: Config) -> None:
         """Say what makes the rest of a resumed run differ from an uninterrupted one."""
         now = {**facts, **origin.versions()}
-        before = {**self.run.data, **self.run.data["versions"]}
+        before = {**self.run.data, **self.run.data.get("versions", {})}
         changed = [f"{k} was {before[k]}, is {v}" for k, v in now.items() if before.get(k, v) != v]
         if changed:
             self.say(f"Warning: not bit-equal from here: {'; '.join(changed)}.")
@@ -159,7 +180,12 @@ class _Fit:
     def _score(self) -> None:
         """Score the selected checkpoint, draw, and record both."""
         rows, best_epoch = self.history.rows, self._load_best()
-        row = next(r for r in rows if r["epoch"] == best_epoch)
+        row = next((r for r in rows if r["epoch"] == best_epoch), None)
+        if row is None:
+            raise UserError(
+                f"{self.run.folder}/checkpoints/best.ckpt is of epoch {best_epoch}, which the "
+                "history lacks. Delete the folder checkpoints to train from scratch."
+            )
         scores = {k: v for k, v in row.items() if k.startswith(("train/", "val/"))}
         if best_epoch != self.checkpoints.best_epoch:  # a resume that was not bit-equal
             self.say(f"Warning: best.ckpt is of epoch {best_epoch}; its scores are measured anew.")
@@ -218,12 +244,12 @@ class _Fit:
         """
         path = self.run.folder / "checkpoints" / "best.ckpt"
         try:
-            state = torch.load(path, map_location="cpu", weights_only=True)
+            state = checkpoint.read_own(path, self.module)
             self.module.load_state_dict(state["state_dict"])
             return int(state["epoch"]) + 1
-        except Exception as error:  # torch raises half a dozen types for a damaged file
+        except (checkpoint.CheckpointError, RuntimeError, TypeError, AttributeError) as error:
             raise UserError(
-                f"{path} is missing or damaged ({type(error).__name__}). Restore it from a copy, "
+                f"{path} is missing or damaged ({error}). Restore it from a copy, "
                 "or delete the folder checkpoints to train from scratch."
             ) from error
 
@@ -236,30 +262,6 @@ class _Fit:
         with torch.inference_mode():  # the processes shared the images; the figures want all
             parts = [self.module.predict_logits(part) for part in torch.split(images, 1000)]
         return images, labels.cpu(), torch.cat(parts).softmax(dim=1).cpu()
-
-
-def resume_point(folder: Path, say: Say) -> dict[str, Any] | None:
-    """Return {name, epoch (0-based), global_step} of the newest whole checkpoint.
-
-    None when there is none yet; raises UserError when all there are are damaged.
-    """
-    damaged = []
-    for name in record.CHECKPOINTS:
-        path = folder / "checkpoints" / name
-        if not path.exists():
-            continue
-        try:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-            return {"name": name, "epoch": state["epoch"], "global_step": state["global_step"]}
-        except Exception as error:  # torch.load raises half a dozen types for a damaged file
-            damaged.append(name)
-            say(f"Warning: {path} is damaged ({type(error).__name__}); trying the one before it.")
-    if damaged:
-        raise UserError(
-            f"{folder}/checkpoints: {' and '.join(damaged)} cannot be read. Restore one from a "
-            "copy, or delete the folder checkpoints to train from scratch."
-        )
-    return None
 
 
 def _complete(run: record.Record, config: Config) -> None:
@@ -296,6 +298,15 @@ class Log:
         self.path = path
 
     def __call__(self, line: str) -> None:
-        print(line, file=sys.stderr, flush=True)
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}\n")
+        print(clean(line), file=sys.stderr, flush=True)
+        with os.fdopen(self._open(), "a", encoding="utf-8") as file:
+            file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {clean(line)}\n")
+
+    def _open(self) -> int:
+        """Open the file, where it is one: in a folder from elsewhere it may lead anywhere."""
+        if self.path.is_symlink() or (self.path.exists() and not self.path.is_file()):
+            raise UserError(
+                f"{self.path} is a link or no file, and is not written to. Delete it, then type "
+                "the same line again."
+            )
+        return os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o666)

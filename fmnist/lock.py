@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from fmnist.errors import BusyError, UserError
+from fmnist.reading import MAX_TEXT, open_bounded, read_json
 
 LOCK = ".lock"
 BEAT_S = 5.0
@@ -140,7 +141,7 @@ def _busy(folder: Path, holder: dict[str, Any]) -> BusyError:
 
 def _parse(path: Path) -> dict[str, Any]:
     try:
-        holder = json.loads(path.read_bytes())
+        holder = read_json(path)
     except ValueError:
         return {}
     return holder if isinstance(holder, dict) else {}
@@ -173,7 +174,7 @@ def _beats(path: Path) -> bool:
 def stamp(path: Path) -> int | None:
     """Return a lock's heartbeat, which means something by changing; None where there is no lock."""
     try:
-        with path.open("rb") as file:  # opening makes a network file system look again
+        with open_bounded(path, MAX_TEXT) as file:  # opening makes a network file system look again
             return os.fstat(file.fileno()).st_mtime_ns
     except OSError:
         return None

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fmnist import CLASSES, build, config, record, scores
+from fmnist import CLASSES, build, checkpoint, record, revival, scores
 from fmnist.classifier import Classifier
 from fmnist.data import FashionMNISTData
 from fmnist.errors import UsageError, UserError
@@ -117,35 +117,34 @@ class Model:
             raise UserError(f"{self.run.folder} has no {split} split: data.val_size is 0.")
 
 
-def load_model(folder: Path) -> Model:
+def load_model(folder: Path, trust: bool = False) -> Model:
     """Build the model of a run folder, wherever it was copied to, from its record and best.ckpt.
 
-    Raises UserError when they are missing, damaged or not readable by this version.
+    `trust` as in `revival.revive`. Raises UserError when they are missing, damaged or not readable
+    by this version.
     """
     run = record.read(folder)
+    values, weights = revival.revive(run, trust)
     path = folder / "checkpoints" / "best.ckpt"
     if not path.exists():
         raise UserError(
             f"{path} is missing. Train the run to its end, with checkpoints=best or all."
         )
     try:
-        values = config.revive(run.data["config"], run.data["overrides"])
-        classifier = build.classifier(values, run.data.get("weights"))
+        classifier = build.classifier(values, weights)
     except UsageError as error:
         raise UserError(f"{folder / record.RECORD}: {error}") from None
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
-    except Exception as error:  # torch raises half a dozen types for a damaged or foreign file
+        state = checkpoint.read_own(path, classifier)
+        classifier.load_state_dict(state["state_dict"])
+    except checkpoint.OtherWeightsError as error:
         raise UserError(
-            f"{path} is damaged or no checkpoint ({type(error).__name__}). "
+            f"{path} holds other weights than {folder / record.RECORD} asks for ({error}). "
             "Copy the run folder again, or train it again."
         ) from None
-    try:
-        classifier.load_state_dict(state)
-    except (RuntimeError, TypeError, AttributeError) as error:
-        detail = " ".join(str(error).split()).partition(": ")[2][:120]
+    except (checkpoint.CheckpointError, RuntimeError, TypeError, AttributeError) as error:
         raise UserError(
-            f"{path} holds other weights than {folder / record.RECORD} asks for ({detail}). "
+            f"{path} is damaged or no checkpoint ({error}). "
             "Copy the run folder again, or train it again."
         ) from None
     return Model(classifier, run, _with_data_here(values))

@@ -43,7 +43,7 @@ def parse(overrides: Sequence[str]) -> list[Override]:
             continue
         try:
             parsed += parser.parse_overrides([word])
-        except HydraException:
+        except (HydraException, RecursionError):
             raise UsageError(
                 f"Cannot read {word!r}. Write key=value or group=option; "
                 "quote values with spaces, commas or brackets: 'note=\"a, b\"'."

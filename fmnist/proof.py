@@ -50,6 +50,8 @@ def differences(one: Path, other: Path) -> list[str]:
     """List what differs between two finished runs: weights, scores, rows of metrics.csv."""
     import torch
 
+    from fmnist import checkpoint
+
     found = []
     for name in ("best", "last"):
         files = [run / "checkpoints" / f"{name}.ckpt" for run in (one, other)]
@@ -57,7 +59,7 @@ def differences(one: Path, other: Path) -> list[str]:
         if missing:
             found.append(f"{' and '.join(missing)} missing")
             continue
-        a, b = (torch.load(f, map_location="cpu", weights_only=True)["state_dict"] for f in files)
+        a, b = (checkpoint.read(file)["state_dict"] for file in files)
         wrong = [k for k in {*a, *b} if k not in a or k not in b or not torch.equal(a[k], b[k])]
         found += [f"{name}.ckpt ({', '.join(sorted(wrong))})"] if wrong else []
     if record.read(one).scores != record.read(other).scores:

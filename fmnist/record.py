@@ -16,8 +16,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from fmnist import lock, origin
+from fmnist import facts, lock, origin
 from fmnist.errors import UsageError, UserError
+from fmnist.reading import read_json
 from fmnist.schema import flatten
 
 SCHEMA = 1
@@ -94,14 +95,25 @@ class Record:
         self.update(status="running")
 
 
+def is_run(folder: Path) -> bool:
+    """Say whether there is a record in `folder`, as far as that can be looked at."""
+    try:
+        return (folder / RECORD).exists()
+    except OSError:  # a name too long, a folder not ours to look into: reading tells
+        return False
+
+
 def read(folder: Path) -> Record:
-    """Read the record of a run folder; raises UserError when it is missing or damaged."""
+    """Read the record of a run folder; raises UserError when it is missing or damaged.
+
+    A fact that is not of its kind counts as not recorded.
+    """
     path = folder / RECORD
     try:
-        data = json.loads(path.read_text("utf-8"))
+        data = read_json(path)
     except FileNotFoundError:
         raise UserError(f"{folder} is no run folder: {RECORD} is missing.") from None
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         raise UserError(
             f"{path} cannot be read ({error}). Restore it, or delete the folder and run again."
         ) from None
@@ -110,7 +122,7 @@ def read(folder: Path) -> Record:
             f"{path} is not a record of this version of fmnist (schema {SCHEMA}). "
             "Choose another name=..."
         )
-    return Record(folder, data)
+    return Record(folder, facts.known(data))
 
 
 def _is_record(data: Any) -> bool:

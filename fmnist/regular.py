@@ -30,4 +30,4 @@ def _check(path: Path, mode: int) -> None:
     if stat.S_ISDIR(mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     if not stat.S_ISREG(mode):
-        raise NotRegularError(errno.EINVAL, "No regular file", str(path))
+        raise NotRegularError(errno.EINVAL, "Not a regular file", str(path))

@@ -21,7 +21,6 @@ from fmnist.compare.columns import Column
 from fmnist.compare.pairs import Pairs
 from fmnist.compare.table import Table
 from fmnist.errors import UsageError, UserError, clean
-from fmnist.record import Record
 
 _GAP = 2  # spaces between columns
 _INDENT = "   "
@@ -35,40 +34,11 @@ TITLES: dict[str, tuple[str, Callable[[float], str]]] = {  # of the scores of an
 BELOW = ("run", "error")  # the columns that first make room
 
 
-def print_summary(run: Record) -> None:
-    """Print the scores of a finished run and where its results are, on stdout."""
-    scores, data = run.scores, run.data
-    grid = Grid(box=SIMPLE_HEAD, pad_edge=False)
-    grid.add_column("")
-    grid.add_column("accuracy", justify="right")
-    grid.add_column("loss", justify="right")
-    for split in ("train", "val", "test"):
-        if f"{split}/acc" in scores:
-            grid.add_row(split, f"{scores[f'{split}/acc']:.2%}", f"{scores[f'{split}/loss']:.4f}")
-    console = Console(highlight=False, soft_wrap=True)
-    console.print(grid)
-    epochs = f"epoch {data['best_epoch']} of {data['epochs_done']}"
-    console.print(
-        f"{epochs}, selected on {data['selected_on']}; {data['duration_s']:.1f} s, "
-        f"{data['images_per_s']:,.0f} images/s on {_device(data)}, "
-        f"{data['num_parameters']:,} parameters"
-    )
-    if run.status == "pruned":
-        console.print("Pruned: its search ended it early.")
-    if data["partial"]:
-        console.print("Only a part of the data was used: these scores say that it runs, no more.")
-    console.print(f"Results:     {run.folder}")
-    if data["config"]["logger"]["kind"] == "tensorboard":
-        console.print("TensorBoard: python scripts/board.py")
-    if not data["config"]["name"]:
-        console.print(f"Again:       python scripts/resume.py {run.folder}")
-
-
 def print_evaluation(folder: Path, found: Mapping[str, Any]) -> None:
     """Print the report of `evaluation.evaluate` on stdout."""
     split, classes = found["split"], found["classes"]
     epoch = found["best_epoch"] or "unknown"
-    write(f"{folder}: {found['num_images']:,} {split} images, epoch {epoch}\n")
+    write(f"{clean(str(folder))}: {found['num_images']:,} {split} images, epoch {epoch}\n")
     totals = _grid("", "", "95 % interval")
     for key, value in found["scores"].items():
         name, text = TITLES[key.rpartition("/")[2]]
@@ -89,7 +59,7 @@ def print_evaluation(folder: Path, found: Mapping[str, Any]) -> None:
     write("Most frequent mistakes:\n")
     for pair in found["confused"][:5]:
         named = f"{pair['true']} \N{RIGHTWARDS ARROW} {pair['predicted']}"
-        write(f"  {named:<26} {pair['count']:>5,}  {pair['share']:.1%} of the class\n")
+        write(f"  {clean(named):<26} {pair['count']:>5,}  {pair['share']:.1%} of the class\n")
     if scaling := found.get("calibration"):
         write(f"\n{_scaling(scaling, split)}\n")
 
@@ -127,8 +97,9 @@ def _grid(first: str, *others: str) -> Grid:
 def _print_grid(grid: Grid) -> None:
     """Print a table as wide as it is, wherever that goes."""
     stream = io.StringIO()
-    Console(file=stream, highlight=False, soft_wrap=True, width=200).print(grid)
-    write("".join(f"{line.rstrip()}\n" for line in stream.getvalue().splitlines()))
+    console = Console(file=stream, highlight=False, soft_wrap=True, width=200, markup=False)
+    console.print(grid)
+    write("".join(f"{clean(line).rstrip()}\n" for line in stream.getvalue().splitlines()))
 
 
 def read_runs(paths: Iterable[Path], conditions: Sequence[str] = ()) -> list[Run]:
@@ -289,8 +260,3 @@ def _notes(asides: Sequence[Column]) -> list[list[str]]:
         lines = [", ".join(given), *(c.texts[i] for c in rest)]
         notes.append([line for line in lines if line not in ("", texts.ABSENT)])
     return notes
-
-
-def _device(data: Mapping[str, Any]) -> str:
-    number = data["num_processes"]
-    return f"{number} x {data['device']}" if number > 1 else str(data["device"])

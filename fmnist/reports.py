@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from fmnist.arguments import Count, Positive, Share
+from fmnist.reading import read_bytes
 
 SCHEMA = 1
 Number = Annotated[int, Field(ge=0)]
@@ -71,7 +72,7 @@ def path(folder: Path, split: str) -> Path:
 def read(folder: Path, split: str) -> dict[str, Any] | None:
     """Return the report on `split` that is kept in a run folder; None for none that is whole."""
     try:
-        text = path(folder, split).read_text("utf-8")
+        text = read_bytes(path(folder, split)).decode("utf-8")
         report = _Report.model_validate_json(text)
     except (OSError, ValueError):  # pydantic's errors are ValueErrors
         return None

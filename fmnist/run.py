@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from omegaconf import DictConfig
 
 from fmnist import config as configs
-from fmnist import endings, launch, links, process, record, team
-from fmnist.errors import Interrupted, UsageError, UserError
+from fmnist import consent, endings, launch, links, process, record, revival, team
+from fmnist.errors import Interrupted, UsageError
 from fmnist.lock import Lock, refuse_if_busy
 from fmnist.mates import Follower, Leader, Mates
 
@@ -103,7 +103,7 @@ def _train(asked: _Asked, mates: Mates | None) -> record.Record:
     found = record.read(place) if place and (place / record.RECORD).exists() else None
     # Those that have begun: all but the last write of a run that ended.
     has_weights = found is not None and (asked.goes_on or found.scores)
-    module, taken = weights.begin(config, found.data if found and has_weights else None)
+    module, taken = weights.begin(config, found if has_weights else None)
     data.prepare_data()
     place = place or record.claim(RUNS, None, config["model"]["_target_"].rpartition(".")[2])
     record.claim(place.parent, place.name, "")
@@ -143,22 +143,21 @@ def preview(cfg: DictConfig, overrides: Sequence[str], folder: Path | None = Non
         return f"{place} would start."
     found = record.read(place)
     if decision == "finished":
-        return f"{place} has {found.status}: {found.data['epochs_done']} epochs."
+        return f"{place} has {found.status}: {found.data.get('epochs_done', 0)} epochs."
     goal = config["trainer"]["max_epochs"]
-    return f"{place} would go on: {found.data['epochs_done']} of {goal} epochs are done."
+    return f"{place} would go on: {found.data.get('epochs_done', 0)} of {goal} epochs are done."
 
 
-def resume(folder: str | Path) -> record.Record:
+def resume(folder: str | Path, trust: bool = False) -> record.Record:
     """Go on with the run in `folder`, wherever it was copied to, with the config of its record.
 
-    Raises what `train` raises; UserError for a config that this version cannot read.
+    `trust` lets that name classes of others, whose code then runs. Raises what `train` raises;
+    UserError for a config that this version cannot read.
     """
     run = record.read(Path(folder))
-    try:
-        config = configs.revive(run.data["config"], run.data["overrides"])
-    except UsageError as error:
-        raise UserError(f"{Path(folder) / record.RECORD}: {error}") from None
-    return train(config, overrides=run.data["overrides"], folder=Path(folder))
+    config = revival.revive(run, trust).config
+    with consent.given(trust):
+        return train(config, overrides=run.data["overrides"], folder=Path(folder))
 
 
 @contextlib.contextmanager
@@ -236,7 +235,7 @@ def _follow(
     with build.isolated():
         data = build.data(config)
         data.prepare_data()  # on a disk of this machine
-        module = build.classifier(config, run.data.get("weights"))
+        module = build.classifier(config, revival.weights(run, consent.is_given()))
         mates.say_ready()
         try:
             fit(run, config, data, module, mates=mates)
@@ -246,12 +245,15 @@ def _follow(
     return run
 
 
-def load(folder: str | Path) -> "Model":
-    """Return the trained model of a run folder; raises UserError when it has none."""
+def load(folder: str | Path, trust: bool = False) -> "Model":
+    """Return the trained model of a run folder; raises UserError when it has none.
+
+    `trust` lets its config name classes of others, whose code then runs.
+    """
     process.import_torch()
     from fmnist.model import load_model
 
-    return load_model(Path(folder))
+    return load_model(Path(folder), trust)
 
 
 def _fit_recorded(

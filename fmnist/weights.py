@@ -6,6 +6,7 @@ run's own checkpoints are all that resuming and loading need.
 
 import contextlib
 import hashlib
+import os
 import re
 import socket
 import sys
@@ -18,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torchvision import models
 
-from fmnist import build, fitting, schema
+from fmnist import build, checkpoint, consent, fitting, record, revival, schema
 from fmnist.classifier import Classifier
 from fmnist.errors import UsageError, UserError
 from fmnist.fitting import State
@@ -42,7 +43,7 @@ class Given(NamedTuple):
 
 
 def begin(
-    config: Mapping[str, Any], begun: Mapping[str, Any] | None
+    config: Mapping[str, Any], begun: record.Record | None
 ) -> tuple[Classifier, dict[str, Any] | None]:
     """Build what trains, with the weights it starts from, and return what to record of those.
 
@@ -54,7 +55,7 @@ def begin(
     """
     model = config["model"]
     if begun is not None:
-        return build.classifier(config, begun.get("weights")), None
+        return build.classifier(config, revival.weights(begun, consent.is_given())), None
     if model["_target_"] != TARGET or model["weights"] is None:
         return build.classifier(config), None
     path, is_folder = _place(model["weights"])
@@ -115,20 +116,24 @@ def _of_torchvision(arch: str, entry: Any, model: Mapping[str, Any], net: nn.Mod
     name, url = f"{type(entry).__name__}.{entry.name}", entry.url
     file = Path(urlparse(url).path).name
     path = Path(torch.hub.get_dir()) / "checkpoints" / file
-    try:
-        with _downloading():
-            theirs = models.get_model(arch, weights=entry, progress=sys.stderr.isatty())
-    except Exception as error:  # of urllib, a socket, the disk; torch's half a dozen
-        if path.exists():
-            raise _damaged(path, _first(error)) from None
-        raise UserError(
-            f"Cannot download model.weights={name} ({_first(error)}). Fetch {url} elsewhere and "
-            f"put it into {path.parent}, or say model.weights=PATH/{file}."
-        ) from None
-    digest = _sha256(path)
     prefix = re.search(r"-([0-9a-f]{8,})\.", file)
+    if not path.exists():
+        try:
+            _download(url, path, prefix[1] if prefix else None)
+        except Exception as error:  # of urllib, a socket, the disk
+            raise UserError(
+                f"Cannot download model.weights={name} ({_first(error)}). Fetch {url} elsewhere "
+                f"and put it into {path.parent}, or say model.weights=PATH/{file}."
+            ) from None
+    digest = _sha256(path)
     if prefix and not digest.startswith(prefix[1]):
         raise _damaged(path, f"its sha256 does not begin with {prefix[1]}")
+    try:
+        checkpoint.read(path)
+        with _weights_only():
+            theirs = models.get_model(arch, weights=entry, progress=False)
+    except Exception as error:  # torch's half a dozen
+        raise _damaged(path, _first(error)) from None
     preset = entry.transforms()
     state = fitting.renamed(theirs.state_dict(), arch, model, net)
     state |= fitting.statistics(
@@ -144,32 +149,48 @@ def _damaged(path: Path, reason: str) -> UserError:
     )
 
 
-@contextlib.contextmanager
-def _downloading() -> Iterator[None]:
-    """Keep stdout for answers, and let a server that says nothing be an error."""
+def _download(url: str, path: Path, prefix: str | None) -> None:
+    """Fetch a file, keeping stdout for answers; a server that says nothing is an error.
+
+    torchvision would fetch and load in one, and look at the sha256 of what it fetched only.
+    """
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(TIMEOUT_S)
     try:
         with contextlib.redirect_stdout(sys.stderr):
-            yield
+            path.parent.mkdir(parents=True, exist_ok=True)
+            torch.hub.download_url_to_file(url, str(path), prefix, sys.stderr.isatty())
     finally:
         socket.setdefaulttimeout(before)
+
+
+@contextlib.contextmanager
+def _weights_only() -> Iterator[None]:
+    """Let torchvision, which asks torch.load for code too, be given tensors only."""
+    name = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
+    before = dict(os.environ)
+    os.environ[name] = "1"
+    os.environ.pop(name.replace("FORCE", "FORCE_NO"), None)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
 
 
 def _of_file(arch: str, path: Path, model: Mapping[str, Any], net: nn.Module) -> Given:
     """Take the weights of a state_dict, as it is or in a checkpoint of Lightning, torchvision's."""
     typed = model["weights"]
     try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises half a dozen types for a damaged or foreign file
-        if "GLOBAL" in str(error):  # as torch names what the pickle would call
-            raise UserError(
-                f"model.weights={typed} holds other objects than tensors, and code that makes them "
-                "is not run. Save the state_dict alone: torch.save(net.state_dict(), PATH)."
-            ) from None
+        loaded = checkpoint.read(path, checkpoint.room(net))
+    except checkpoint.ForeignError as error:
         raise UserError(
-            f"model.weights={typed} is damaged or no file of torch.save ({_first(error)}). Fetch "
-            "it again."
+            f"model.weights={typed} holds other objects than tensors ({error}). "
+            "Save the state_dict alone: torch.save(net.state_dict(), PATH)."
+        ) from None
+    except checkpoint.CheckpointError as error:
+        raise UserError(
+            f"model.weights={typed} is damaged or no file of torch.save ({error}). Fetch it again."
         ) from None
     for key in _WRAPPERS:
         if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping):
@@ -197,7 +218,7 @@ def _of_run(config: Mapping[str, Any], folder: Path) -> Given:
     """Take the network of another run, first layer included; only the last layer is new."""
     model, typed = config["model"], config["model"]["weights"]
     try:
-        source = load_model(folder)
+        source = load_model(folder, consent.is_given())
     except UserError as error:
         raise UserError(f"model.weights={typed}: {error}") from None
     _check_unseen(typed, source.config["data"], config["data"])

@@ -15,7 +15,7 @@ from pathlib import Path
 from fmnist.errors import answering, exit_codes, raising
 
 with exit_codes():
-    from fmnist import evaluation, report
+    from fmnist import consent, evaluation, report
 
 
 def main() -> None:
@@ -25,12 +25,13 @@ def main() -> None:
     )
     parser.add_argument("run", type=Path, help="the folder of a run or of a sweep")
     parser.add_argument("--split", choices=evaluation.SPLITS, default="test")
+    parser.add_argument("--trust", action="store_true", help=consent.HELP)
     args = parser.parse_args()
     with answering(), raising(signal.SIGTERM):
         folder, notes = evaluation.choose(args.run)
         report.tell(notes)
         try:
-            found = evaluation.evaluate(folder, args.split)
+            found = evaluation.evaluate(folder, args.split, args.trust)
         except evaluation.NotKeptError as error:
             report.print_evaluation(folder, error.report)
             raise

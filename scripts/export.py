@@ -13,7 +13,7 @@ from pathlib import Path
 from fmnist.errors import answering, exit_codes, raising
 
 with exit_codes():
-    from fmnist import evaluation, export, report
+    from fmnist import consent, evaluation, export, report
     from fmnist.card import Exported
 
 EPILOG = """\
@@ -32,11 +32,12 @@ def main() -> None:
     parser.add_argument("run", type=Path, help="the folder of a run or of a sweep")
     parser.add_argument("--format", choices=tuple(export.SUFFIXES), default="onnx")
     parser.add_argument("--out", metavar="FILE", type=Path, help="ends in .onnx or .pt2")
+    parser.add_argument("--trust", action="store_true", help=consent.HELP)
     args = parser.parse_args()
     with answering(), raising(signal.SIGTERM):
         folder, notes = evaluation.choose(args.run)
         report.tell(notes)
-        made, faults = export.export(folder, args.format, args.out)
+        made, faults = export.export(folder, args.format, args.out, args.trust)
         report.tell(faults)
         _print(made)
 

@@ -18,7 +18,7 @@ from rich.progress import Progress
 from fmnist.errors import UsageError, UserError, answering, exit_codes, raising
 
 with exit_codes():
-    from fmnist import answers, evaluation, pictures, prediction, report
+    from fmnist import answers, consent, evaluation, pictures, prediction, report
     from fmnist.prediction import Answer
 
 EPILOG = """\
@@ -59,6 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     add("paths", metavar="PATH", nargs="+", help="a picture, a folder, or a quoted pattern with *")
     add("--format", choices=answers.FORMATS, default="table", help="table (default), csv or json")
     add("--preview", metavar="FILE.png", type=Path, help="draw originals and what the network saw")
+    add("--trust", action="store_true", help=consent.HELP)
     steps = parser.add_argument_group("steps of the preparation")
     steps.add_argument(
         "--invert",
@@ -86,7 +87,8 @@ def _predict(args: argparse.Namespace) -> bool:
 
     shown: list[Answer] = []
     steps = pictures.Steps(args.invert, **{name: getattr(args, name) for name in STEPS})
-    found = prediction.answer(load(folder), files, steps, has_thumbnails=bool(args.preview))
+    model = load(folder, args.trust)
+    found = prediction.answer(model, files, steps, has_thumbnails=bool(args.preview))
     if args.preview:
         found = _keep_first(found, shown, prediction.NUM_SHOWN)
     # Rows that stream onto the same terminal would tear the bar.

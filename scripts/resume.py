@@ -4,7 +4,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from fmnist import report, run
+from fmnist import consent, run
+from fmnist.summary import print_summary
 from fmnist.team import exit_codes, is_follower
 
 
@@ -12,11 +13,12 @@ def main() -> None:
     sys.path.append(str(Path.cwd()))  # for a user's own classes
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run", type=Path, help="the folder of the run")
-    folder: Path = parser.parse_args().run
+    parser.add_argument("--trust", action="store_true", help=consent.HELP)
+    args = parser.parse_args()
     with exit_codes():
-        done = run.resume(folder)
+        done = run.resume(args.run, args.trust)
         if not is_follower():
-            report.print_summary(done)
+            print_summary(done)
 
 
 if __name__ == "__main__":

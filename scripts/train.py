@@ -14,7 +14,7 @@ with errors.exit_codes():  # Ctrl-C may come while these are imported
     from hydra.types import RunMode
     from omegaconf import DictConfig
 
-    from fmnist import command, launch, run
+    from fmnist import command, consent, launch, run
     from fmnist.errors import UsageError
     from fmnist.messages import CONF_DIR, help_text
     from fmnist.sweeps import jobs, plugins, single
@@ -29,16 +29,16 @@ def train(cfg: DictConfig, folder: Path | None) -> float | None:
         words = [word.lstrip("+") for word in HydraConfig.get().overrides.task]
         done = run.train(cfg, overrides=words, folder=folder)
         if not is_follower():
-            from fmnist import report
+            from fmnist.summary import print_summary
 
-            report.print_summary(done)
+            print_summary(done)
     return None
 
 
 def main() -> None:
     sys.path.append(str(Path.cwd()))  # for a user's own classes
     with exit_codes():
-        is_trial, folder = _take_flags()
+        is_trial, is_trusting, folder = _take_flags()
     args = get_args_parser().parse_args()
     if args.help and not args.overrides and not args.config_dir:
         print(help_text())
@@ -47,21 +47,20 @@ def main() -> None:
         if _prepare(args, is_trial, folder):
             plugins.register()
             task = functools.update_wrapper(functools.partial(train, folder=folder), train)
-            hydra.main(str(CONF_DIR), "train", version_base="1.3")(task)()
+            with consent.given(is_trusting or consent.is_given()):  # by what started this process
+                hydra.main(str(CONF_DIR), "train", version_base="1.3")(task)()
 
 
-def _take_flags() -> tuple[bool, Path | None]:
-    """Take --dry-run and --folder, which Hydra does not know, out of `sys.argv`."""
-    words = sys.argv[1:]
-    is_trial = "--dry-run" in words
-    words = [word for word in words if word != "--dry-run"]
-    folder = None
+def _take_flags() -> tuple[bool, bool, Path | None]:
+    """Take --dry-run, --trust and --folder, which Hydra does not know, out of `sys.argv`."""
+    given, folder = sys.argv[1:], None
+    words = [word for word in given if word not in ("--dry-run", "--trust")]
     if "--folder" in words:
         i = words.index("--folder")
         folder = run.check_folder(words[i + 1] if i + 1 < len(words) else "")
         del words[i : i + 2]
     sys.argv[1:] = words
-    return is_trial, folder
+    return "--dry-run" in given, "--trust" in given, folder
 
 
 def _prepare(args: Namespace, is_trial: bool, folder: Path | None) -> bool:

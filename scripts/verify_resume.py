@@ -11,7 +11,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from fmnist import config, proof
+from fmnist import config, consent, proof
 from fmnist.errors import exit_codes
 
 
@@ -23,6 +23,7 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=3, help="how often to kill (default 3)")
     parser.add_argument("--seed", type=int, default=0, help="of the random moments (default 0)")
     parser.add_argument("--folder", type=Path, help="keep both runs here (default: deleted)")
+    parser.add_argument("--trust", action="store_true", help=consent.HELP)
     args = parser.parse_args()
     if args.kills < 1:
         parser.error(f"--kills must be >= 1, got {args.kills}")
@@ -33,6 +34,7 @@ def main() -> None:
             if cfg.data[key]:
                 overrides.append(f"data.{key}='{Path(cfg.data[key]).resolve()}'")
         train = [sys.executable, str(Path(__file__).with_name("train.py").resolve()), *overrides]
+        train += ["--trust"] * args.trust
         folder = args.folder or Path(temporary)
         equal = proof.verify(train, folder.resolve(), args.kills, args.seed)
     sys.exit(not equal)

@@ -43,6 +43,24 @@ def workdir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
+def half_way(workdir: Path, small_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of a small network with Adam that stopped after the first of its two epochs."""
+    from fmnist import run
+
+    kept = tmp_path_factory.getbasetemp() / "half_way"
+    if not kept.exists():
+        words = ["model=mlp", "model.widths=[8]", "optim=adam", "trainer=cpu", "logger=none"]
+        sizes = ["data.batch_size=50", "data.val_size=100", "trainer.max_epochs=1"]
+        done = run.train([*words, *sizes, "figures=none", "name=half_way"])
+        done.data["config"]["trainer"]["max_epochs"] = 2
+        done.update(status="interrupted", scores={})
+        shutil.copytree(done.folder, kept)
+        shutil.rmtree(done.folder)
+    shutil.copytree(kept, "runs/half_way")
+    return Path("runs/half_way")
+
+
+@pytest.fixture
 def script(small_files: Path, tmp_path: Path) -> Run:
     """Run `scripts/NAME` on the small data in `tmp_path`, as a user would."""
     environment = {**os.environ, "FMNIST_DATA": str(tmp_path / "data"), "COLUMNS": "100"}

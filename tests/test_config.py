@@ -1,14 +1,16 @@
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from omegaconf import OmegaConf
 
-from fmnist import config, schema
+from fmnist import config, revival, schema
 from fmnist.command import read_command
 from fmnist.errors import UsageError
 from fmnist.messages import CONF_DIR
+from fmnist.record import Record
 
 
 def refused(*overrides: str) -> str:
@@ -282,11 +284,15 @@ def test_own_class_is_left_to_its_constructor() -> None:
     assert command.cfg.model._target_ == "torchvision.models.get_model"
 
 
+def revived(config: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
+    return revival.revive(Record(Path("runs/a"), {"config": config, "overrides": overrides})).config
+
+
 @pytest.mark.parametrize("words", [["optim=adam"], ["optim=sgd"], ["model=mlp", "optim=adamw"]])
 def test_a_record_of_other_defaults_is_revived_as_it_is(words: list[str]) -> None:
     """What a run did not name then may mean another class today."""
     recorded = config.settle(config.check(config.compose(words)))
-    assert config.revive(recorded, []) == recorded
+    assert revived(recorded, []) == recorded
 
 
 def test_a_key_that_a_record_lacks_has_its_default() -> None:
@@ -294,7 +300,7 @@ def test_a_key_that_a_record_lacks_has_its_default() -> None:
     optim = {key: value for key, value in recorded["optim"].items() if key != "decay"}
     model = {key: value for key, value in recorded["model"].items() if key != "dropout"}
     old = {**recorded, "optim": optim, "model": model}
-    assert config.revive(old, ["model=mlp"]) == recorded
+    assert revived(old, ["model=mlp"]) == recorded
 
 
 def test_check_takes_plain_data_too() -> None:

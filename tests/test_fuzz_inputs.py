@@ -77,12 +77,14 @@ def test_no_picture_crashes_the_program(tmp_path: Path) -> None:
             working = [worker for worker in working if not worker.is_done()]
         for line in (line for report in reports for line in report.read_text().splitlines()):
             number, what = line.split(maxsplit=1)
-            tally.tried += 1
-            tally.refused += what == "refused"
+            tally.num_tried += 1
+            tally.num_refused += what == "refused"
             if what not in ("refused", "read"):
                 tally.crashes.append(f"picture {number} of seed {seed()}: {what}")
-    assert tally.tried == total
-    assert total // 20 < tally.refused < total - total // 20  # neither all good nor all nonsense
+    assert tally.num_tried == total
+    assert (
+        total // 20 < tally.num_refused < total - total // 20
+    )  # neither all good nor all nonsense
 
 
 def idx_bodies() -> dict[str, bytes]:
@@ -129,7 +131,7 @@ def test_no_idx_file_is_taken_for_another(tmp_path: Path) -> None:
             name = rng.choice(list(bodies))
             path, target = tmp_path / f"{name}.gz", tmp_path / "installed"
             path.write_bytes(data := mutate_idx(name, bodies, rng))
-            tally.tried += 1
+            tally.num_tried += 1
             try:
                 found, faults = content.search(tmp_path, {name: digests[name]})
                 assert bool(found) is not bool(faults)
@@ -138,7 +140,7 @@ def test_no_idx_file_is_taken_for_another(tmp_path: Path) -> None:
                 assert target.read_bytes() == bodies[name]
                 target.unlink()
             except SourceError:
-                tally.refused += 1
+                tally.num_refused += 1
                 assert not found
                 if number % 200 == 0 and data[:2] == b"\x1f\x8b":
                     assert unpacked(data) != bodies[name]
@@ -166,13 +168,13 @@ def test_no_folder_of_idx_files_crashes_the_program(
                 if rng.random() < 0.2:
                     (raw / name).write_bytes(mutate_idx(name, right, rng))
             before = {path.name: path.read_bytes() for path in raw.iterdir()}
-            tally.tried += 1
+            tally.num_tried += 1
             try:
                 sources.obtain(data_dir, folder, say=lambda _: None)
                 assert {path.name: path.read_bytes() for path in raw.iterdir()} == right
             except UserError:
-                tally.refused += 1
+                tally.num_refused += 1
                 assert {path.name: path.read_bytes() for path in raw.iterdir()} == before
             except Exception as error:
                 tally.crashes.append(f"{number} of seed {seed()}: {type(error).__name__} {error}")
-    assert 0 < tally.refused < tally.tried
+    assert 0 < tally.num_refused < tally.num_tried

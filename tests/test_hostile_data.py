@@ -49,10 +49,10 @@ def spoil(path: Path, way: str) -> None:
 
 
 WAYS = {
-    "pipe": "No regular file",
+    "pipe": "Not a regular file",
     "folder": "Is a directory",
-    "socket": "No regular file|No such device",
-    "endless device": "No regular file",
+    "socket": "Not a regular file|No such device",
+    "endless device": "Not a regular file",
     "link to itself": "Too many levels of symbolic links",
     "vast": "longer than 200000 bytes",
 }
@@ -360,7 +360,7 @@ def test_a_package_of_links_to_other_files_gives_nothing(
 ) -> None:
     place = f"./{sources.PACKAGE_DIR}"
     make_deb(apt, *((f"{place}/{n}", L, "/dev/zero") for n in files))
-    with pytest.raises(UserError, match=r"apt package .*: .*No regular file"):
+    with pytest.raises(UserError, match=r"apt package .*: .*Not a regular file"):
         sources.obtain(data_dir)
     assert list(raw.iterdir()) == []
 

@@ -147,7 +147,7 @@ def test_only_regular_files_are_opened(tmp_path: Path) -> None:
     for name, target in (("loop", "loop.png"), ("zero", "/dev/zero"), ("pipe2", "pipe.png")):
         (tmp_path / f"{name}.png").symlink_to(target)
     messages = {
-        **dict.fromkeys(("pipe", "pipe2", "socket", "zero"), "no regular file"),
+        **dict.fromkeys(("pipe", "pipe2", "socket", "zero"), "not a regular file"),
         "loop": "cannot be read: Too many levels of symbolic links",
         "x" * 300: "cannot be read: File name too long",
     }
@@ -164,7 +164,7 @@ def test_a_file_that_becomes_a_pipe_at_the_last_moment_is_not_waited_for(
     os.mkfifo(tmp_path / "pipe")
     open_now = os.open
     monkeypatch.setattr(os, "open", lambda _, flags: open_now(tmp_path / "pipe", flags))
-    with pytest.raises(UserError, match="no regular file"):
+    with pytest.raises(UserError, match="not a regular file"):
         decoding.read(good)
 
 

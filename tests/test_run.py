@@ -16,8 +16,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from fmnist import classifier, config, process, record, run
 from fmnist.callbacks import Checkpoints
 from fmnist.errors import Interrupted, UsageError, UserError
-from fmnist.fit import resume_point
 from fmnist.lock import Lock
+from fmnist.restoring import resume_point
 
 pytestmark = pytest.mark.usefixtures("small_data", "workdir")
 
@@ -322,7 +322,7 @@ def test_damaged_checkpoint_falls_back_to_the_one_before(
 
 
 def test_resume_point_of_nothing_is_none(tmp_path: Path) -> None:
-    assert resume_point(tmp_path, print) is None
+    assert resume_point(tmp_path, None, print) is None
 
 
 def test_signal_ends_the_run_as_interrupted_and_it_goes_on(

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import hostile
 import numpy as np
 import pytest
 import torch
@@ -109,6 +110,22 @@ def test_torchvisions_weights_are_downloaded_once(hub: Path) -> None:
     begin("model.weights=DEFAULT")
     (hub.parents[3] / hub.name).unlink()
     begin("model.weights=DEFAULT")
+
+
+@pytest.mark.parametrize("has_right_name", [True, False])
+def test_code_in_the_cache_of_torchvision_is_not_run(
+    hub: Path, monkeypatch: pytest.MonkeyPatch, has_right_name: bool
+) -> None:
+    """Nor where its sha256 is that of its name, which torchvision looks at in a download only."""
+    content = hostile.saved(hostile.Exploit(*hostile.CALLS[0]))
+    name = f"given-{hashlib.sha256(content).hexdigest()[:8]}.pth" if has_right_name else hub.name
+    monkeypatch.setattr(ENTRY.value, "url", f"file:///nowhere/{name}")
+    hub.parent.mkdir(parents=True)
+    (hub.parent / name).write_bytes(content)
+    match = "it calls posix.system" if has_right_name else "its sha256 does not begin with"
+    with pytest.raises(UserError, match=match):
+        begin("model.weights=DEFAULT")
+    assert not hostile.CANARY.exists()
 
 
 def test_an_unreachable_hub_says_what_to_type(hub: Path) -> None:

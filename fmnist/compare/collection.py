@@ -3,7 +3,6 @@
 Whatever a record holds, it costs at most itself: what is not of its kind counts as not recorded.
 """
 
-import json
 import math
 import os
 from collections.abc import Iterable, Iterator, Mapping
@@ -12,11 +11,12 @@ from typing import Any, NamedTuple
 
 from fmnist import record, reports, schema
 from fmnist.errors import UsageError, UserError, clean
+from fmnist.facts import LARGEST
+from fmnist.reading import read_json
 
 SCORES = tuple(f"{split}/{name}" for split in ("train", "val", "test") for name in ("acc", "loss"))
 TARGET = "._target_"
 DEPTH = 2  # folders from sweeps/ down to a job
-LARGEST = 1e100  # of a score; its square is still a number
 
 # What else a record says that can be asked for, and its types.
 FACTS: dict[str, type | tuple[type, ...]] = {
@@ -189,13 +189,13 @@ def _code(data: Mapping[str, Any]) -> dict[str, Any]:
 def _test_scores(folder: Path, skipped: list[str]) -> dict[str, float]:
     path = reports.path(folder, "test")
     try:
-        data = json.loads(path.read_text("utf-8"))
+        data = read_json(path)
         if data["schema"] != 1 or data["split"] != "test":
             raise ValueError("not the scores of a test")
         return {k: v for k, v in _numbers(data["scores"]).items() if k.startswith("test/")}
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         skipped.append(clean(f"{path} is not used ({error or type(error).__name__})."))
         return {}
 

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from fmnist.compare import columns, table, texts
 from fmnist.compare.table import METRIC, Row, Table
+from fmnist.reading import open_text
 
 HISTORY = "metrics.csv"
 NUM_COLORS = 7  # rows beyond these are grey: more colours cannot be told apart
@@ -45,7 +46,7 @@ def read_history(folder: Path) -> History:
     """
     rows: History = []
     try:
-        with (folder / HISTORY).open(encoding="utf-8", errors="replace", newline="") as file:
+        with open_text(folder / HISTORY) as file:
             for line in csv.DictReader(file):
                 epoch = _number(line.get("epoch"))
                 if epoch is None or not epoch.is_integer() or epoch <= (rows[-1][0] if rows else 0):

@@ -16,6 +16,7 @@ from fmnist.compare import captions, chart, columns, table
 from fmnist.compare.columns import Column
 from fmnist.compare.histories import METRICS, NUM_COLORS, Curves
 from fmnist.compare.table import Row, Table
+from fmnist.reading import read_bytes
 
 TEMPLATE = Path(__file__).with_name("page.html")
 NUM_RUNS = 3  # whose figures are shown
@@ -137,9 +138,7 @@ def _figures(rows: Sequence[Row]) -> str:
 def _read_image(path: Path, room: int) -> bytes | None:
     """Return a PNG file that is no larger than `room` bytes."""
     try:
-        if path.stat().st_size > room:
-            return None
-        image = path.read_bytes()
+        image = read_bytes(path, room)
     except OSError:
         return None
     return image if image.startswith(PNG) else None

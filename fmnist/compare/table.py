@@ -9,10 +9,11 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from fmnist.compare.collection import LARGEST, SCORES, TARGET, Run
+from fmnist.compare.collection import SCORES, TARGET, Run
 from fmnist.compare.filters import find_key
 from fmnist.compare.statistics import Summary, summarize
 from fmnist.errors import UsageError, UserError
+from fmnist.facts import LARGEST
 
 METRIC = "val/acc"
 RANKED, PARTIAL, TESTED, UNSCORED, UNFINISHED = SECTIONS = (

@@ -55,9 +55,9 @@ def _place(config: dict[str, object], is_trial: bool) -> Path:
 
 
 def _show(place: Path) -> None:
-    from fmnist import report
+    from fmnist.summary import print_summary
 
     now = plan.state(place)
     if not now.has_ended:
         raise UserError(f"{place} is {now.status}: {now.error or 'see its log in .slurm'}")
-    report.print_summary(record.read(place))
+    print_summary(record.read(place))
