@@ -10,16 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ValidationError
 
-from fmnist import arguments, schema
+from fmnist import arguments, resolving, schema
 from fmnist import overrides as words
 from fmnist.errors import UsageError
 from fmnist.messages import (
     CONF_DIR,
     Typed,
-    first_line,
     suggest,
     validation_message,
 )
@@ -65,7 +63,7 @@ def settle(config: dict[str, Any], varied: Sequence[str] | None = None) -> dict[
 def revive(config: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
     """Check a config read from a record, giving keys that older code did not know their default."""
     try:
-        today = check(compose(overrides))
+        today = check(compose(_recorded(overrides)))
     except UsageError:  # made with files that are not here
         today = {}
     for section in arguments.TARGETS:  # whose defaults may have become another class's since
@@ -73,6 +71,11 @@ def revive(config: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any
         if recorded.get("_target_") not in (None, ours.get("_target_")):
             ours.clear()
     return check(OmegaConf.merge(today, dict(config)))  # type: ignore[arg-type]
+
+
+def _recorded(overrides: Sequence[str]) -> list[str]:
+    """Return the overrides of a record but those that took a value from the environment of then."""
+    return [word for word in overrides if not resolving.reads_environment(word)]
 
 
 def _section(config: Mapping[str, Any], path: str) -> dict[str, Any]:
@@ -90,7 +93,7 @@ def defaults(overrides: Sequence[str]) -> dict[str, Any]:
     """
     flat = schema.trainer_defaults()
     try:
-        return flat | schema.flatten(check(compose(overrides)))
+        return flat | schema.flatten(check(compose(_recorded(overrides))))
     except UsageError:
         return flat
 
@@ -105,12 +108,9 @@ def check(
     `overrides` are the words a user typed, to name a key the way they wrote it; what they did not
     type is looked for in the YAML files of `folders`.
     """
-    try:
-        plain = OmegaConf.to_container(OmegaConf.create(cfg), resolve=True, throw_on_missing=True)  # type: ignore[arg-type]
-    except OmegaConfBaseException as error:
-        raise UsageError(f"The config does not resolve: {first_line(error)}") from None
-    assert isinstance(plain, dict)
-    config = {str(key): value for key, value in plain.items() if key != "hydra"}
+    with resolving.environment(overrides):
+        config = resolving.resolve(cfg)
+    config.pop("hydra", None)
     for key in ("name", "note"):  # name=7 is a name, though YAML reads a number
         if isinstance(config.get(key), int | float) and not isinstance(config[key], bool):
             config[key] = str(config[key])
@@ -138,7 +138,8 @@ def _check_target(
         values = values[part]
     arguments = dict(values)
     target = arguments.pop("_target_", None)
-    arguments.pop("_partial_", None)
+    if section != "model":
+        arguments.pop("_partial_", None)
     if not isinstance(target, str) or not target:
         raise UsageError(
             f"{section}._target_ must name a class or function, got {target!r}. "
@@ -146,12 +147,17 @@ def _check_target(
         )
     if target in known:
         check_section(known[target], arguments, f"{section}.", typed)
-    elif target.startswith(("fmnist.", "torch.optim.")) or "." not in target:
+    elif section != "model" or target.startswith("fmnist.") or "." not in target:
         raise UsageError(f"Unknown {section}._target_ {target!r}.{suggest(target, known)}")
     elif not _importable(target):
         raise UsageError(
             f"{section}._target_={target}: no module {target.split('.')[0]!r} can be imported. "
             "Put its folder on PYTHONPATH or install it."
+        )
+    elif place := resolving.find_call(arguments):
+        raise UsageError(
+            f"{section}.{place}: an argument of a class of your own is plain data, nothing is "
+            "called for it. Leave it out."
         )
 
 

@@ -6,11 +6,14 @@ Everything else is a bug of ours and keeps its traceback.
 import contextlib
 import errno
 import os
+import re
 import signal
 import sys
 from collections.abc import Iterator
 from types import FrameType
 from typing import Any
+
+MAX_SHOWN = 200  # characters of what a user typed
 
 
 class UserError(ValueError):
@@ -54,13 +57,27 @@ def raising(*signals: int) -> Iterator[None]:
             signal.signal(signum, handler)
 
 
+def shortened(text: str) -> str:
+    """Return `text`, or the beginning of a long one."""
+    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}..."
+
+
+def one_line(text: str) -> str:
+    """Return a message on one line, at most 2,000 characters, with control characters written out.
+
+    What is in a name or a file might else move the cursor, or not be written to stderr at all.
+    """
+    line = re.sub(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]", lambda found: repr(found[0])[1:-1], text)
+    return line if len(line) <= 10 * MAX_SHOWN else f"{line[: 10 * MAX_SHOWN]}..."
+
+
 @contextlib.contextmanager
 def exit_codes() -> Iterator[None]:
     """Turn a user's mistake or a signal into one line on stderr and the exit code it stands for."""
     try:
         yield
     except UserError as error:
-        print(f"Error: {error}", file=sys.stderr)
+        print(f"Error: {one_line(str(error))}", file=sys.stderr)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         print("Interrupted.", file=sys.stderr)

@@ -14,7 +14,7 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 from torch import Tensor
 
 from fmnist import CLASSES, build, chunks, origin, process, record, schema, sources
-from fmnist.callbacks import Checkpoints, Events, History, Outputs
+from fmnist.callbacks import Checkpoints, Events, History, Outputs, quiet_writers
 from fmnist.classifier import Classifier
 from fmnist.data import FashionMNISTData
 from fmnist.errors import Interrupted, UserError
@@ -43,7 +43,7 @@ def fit(
     if run.scores:  # ended between its last two writes
         run.open_attempt(start_epoch=run.data["epochs_done"])
     else:
-        with StopOnSignal() as stop, build.quiet():
+        with StopOnSignal() as stop, build.quiet(), quiet_writers():
             process.keep_memory()
             process.forget_nvml()
             try:

@@ -54,6 +54,8 @@ def _prepare(args: Namespace, is_trial: bool) -> bool:
     """
     if args.config_name or args.config_path:
         raise UsageError("The root config is conf/train.yaml. Add groups with --config-dir.")
+    if args.experimental_rerun:
+        raise UsageError("Go on with a run by scripts/resume.py: no pickles are read here.")
     asked = command.read_command(args.overrides, args.config_dir and Path(args.config_dir))
     if asked.is_sweep and not args.multirun:
         raise UsageError(f"{asked.varied[0]} has several values, which is a sweep: add -m.")
