@@ -218,8 +218,6 @@ def _check_repeats(parsed: Sequence[Override]) -> None:
 
 def _preset_words(params: Mapping[str, Any] | None, given: set[str]) -> list[str]:
     """Return the axes of a preset, but those whose key the command line sets."""
-    if params is not None and not OmegaConf.is_dict(params):
-        raise UsageError(f"hydra.sweeper.params must be a mapping of axes, got {params!r}.")
     try:
         return [f"{key}={value}" for key, value in (params or {}).items() if key not in given]
     except OmegaConfBaseException as error:
@@ -227,8 +225,6 @@ def _preset_words(params: Mapping[str, Any] | None, given: set[str]) -> list[str
 
 
 def _cases(given: Mapping[str, Any] | None) -> dict[str, list[str]]:
-    if given is not None and not OmegaConf.is_dict(given):
-        raise UsageError(f"hydra.sweeper.cases must be a mapping of lists, got {given!r}.")
     try:
         cases = {str(name): value for name, value in (given or {}).items()}
         return {name: _words(name, value) for name, value in cases.items()}

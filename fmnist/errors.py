@@ -13,6 +13,12 @@ from collections.abc import Iterator
 from types import FrameType
 from typing import Any
 
+NO_FILES = {errno.EMFILE, errno.ENFILE}
+# What a disk, its owner or the system refuses: no bug, wherever it is met.
+REFUSALS = {
+    *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO),
+    *(errno.ELOOP, errno.ENAMETOOLONG, *NO_FILES),
+}
 MAX_SHOWN = 200  # characters of what a user typed
 
 
@@ -79,12 +85,29 @@ def exit_codes() -> Iterator[None]:
     except UserError as error:
         print(f"Error: {one_line(str(error))}", file=sys.stderr)
         sys.exit(error.exit_code)
+    except (OSError, ImportError) as error:
+        refusal = _refusal(error)
+        if refusal is None:
+            raise
+        print(f"Error: {one_line(refusal)}", file=sys.stderr)
+        sys.exit(1)
     except KeyboardInterrupt:
         print("Interrupted.", file=sys.stderr)
         sys.exit(130)
     except Interrupted as stop:
         print(f"Interrupted by {stop}.", file=sys.stderr)
         sys.exit(128 + stop.signum)
+
+
+def _refusal(error: OSError | ImportError) -> str | None:
+    """Say what the system refused, or None for a bug of ours."""
+    no_files = os.strerror(errno.EMFILE)
+    if getattr(error, "errno", None) in NO_FILES or no_files in str(error):  # importing says so
+        return f"{no_files}: this process may open no more. Raise the limit with ulimit -n 4096."
+    if isinstance(error, OSError) and error.errno in REFUSALS and error.filename is not None:
+        name = os.fsdecode(error.filename) if not isinstance(error.filename, int) else "a file"
+        return f"{name}: {error.strerror}. Make it accessible, or name another place."
+    return None
 
 
 @contextlib.contextmanager

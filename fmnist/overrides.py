@@ -45,8 +45,8 @@ def parse(overrides: Sequence[str]) -> list[Override]:
             continue
         if len(word) > MAX_LENGTH or word.count(",") > MAX_COMMAS:
             raise UsageError(
-                f"An override must have at most {MAX_LENGTH:,} characters and {MAX_COMMAS:,} commas, "
-                f"got {shortened(word)}"
+                f"An override must have at most {MAX_LENGTH:,} characters and {MAX_COMMAS:,} "
+                f"commas, got {shortened(word)}"
             )
         try:
             parsed += parser.parse_overrides([word])

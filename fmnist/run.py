@@ -8,7 +8,6 @@ Importing this module imports no torch, so that finished runs and mistakes answe
 """
 
 import contextlib
-import errno
 import os
 import shlex
 import sys
@@ -21,7 +20,7 @@ from omegaconf import DictConfig
 
 from fmnist import config as configs
 from fmnist import process, record
-from fmnist.errors import Interrupted, UsageError, UserError
+from fmnist.errors import NO_FILES, REFUSALS, Interrupted, UsageError, UserError
 from fmnist.lock import Lock, refuse_if_busy
 
 if TYPE_CHECKING:
@@ -29,7 +28,6 @@ if TYPE_CHECKING:
 
 RUNS = Path("runs")
 FOLDER_VARIABLE = "FMNIST_RUN_FOLDER"  # from the first process of a run to those it starts
-DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
 
 
 def train(
@@ -210,7 +208,12 @@ def _explain(error: BaseException, folder: Path, config: dict[str, Any]) -> User
     """Return what a user can do about `error`, or None for a bug of ours."""
     if isinstance(error, UserError):
         return error
-    if isinstance(error, OSError) and error.errno in DISK_ERRORS:
+    if isinstance(error, OSError) and error.errno in NO_FILES:
+        return UserError(
+            f"{error.strerror}: this process may open no more. Raise the limit with ulimit -n "
+            "4096, then type the same line again: it goes on from the last checkpoint."
+        )
+    if isinstance(error, OSError) and error.errno in REFUSALS:
         return UserError(
             f"Cannot write in {folder} ({error.strerror}). Free some space or make the folder "
             "writable, then type the same line again: it goes on from the last checkpoint."

@@ -24,13 +24,14 @@ class Disk:
     def __init__(self, folder: Path, first: int, code: int = errno.ENOSPC, once: bool = False):
         self.folder = str(folder.resolve())
         self.first, self.code, self.once = first, code, once
+        self.start = Path.cwd()  # which relative paths are relative to
         self.count = 0
         self.failed: list[str] = []
 
     def holds(self, path: Any) -> bool:
         if not isinstance(path, str | bytes | os.PathLike):
             return False
-        return str(Path.cwd() / os.fsdecode(path)).startswith(self.folder)
+        return str(self.start / os.fsdecode(path)).startswith(self.folder)
 
     def change(self, what: str, path: Any, frees: bool = False) -> None:
         """Count a change; raises OSError when it is one that fails."""
