@@ -244,7 +244,7 @@ def work(kind: str, number: int, first: int) -> Tally:
 FUZZERS = {"words": fuzz_words, "lines": fuzz_lines, "files": fuzz_files}
 
 
-@pytest.mark.parametrize(("kind", "base"), [("words", 9_000), ("lines", 700), ("files", 400)])
+@pytest.mark.parametrize(("kind", "base"), [("words", 9_500), ("lines", 400), ("files", 300)])
 def test_every_config_works_or_is_refused(kind: str, base: int) -> None:
     shares = [(kind, counts(base) // 2, 2 * seed() + i) for i in range(2)]
     with Tally(kind) as tally, multiprocessing.get_context("spawn").Pool(2) as pool:
