@@ -1,12 +1,14 @@
 """What a training leaves behind: history, checkpoints, TensorBoard events, outputs."""
 
+import contextlib
 import csv
 import io
 import json
 import math
 import os
+import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +61,26 @@ class Events(TensorBoardLogger):
 
     def close(self) -> None:
         self.experiment.close()
+
+
+@contextlib.contextmanager
+def quiet_writers() -> Iterator[None]:
+    """Keep the thread that writes events from printing a traceback where the disk fails.
+
+    It notes the error, and the next call of its writer raises that (TensorBoard 2.21).
+    """
+    before = threading.excepthook
+
+    def hook(arguments: threading.ExceptHookArgs) -> None:
+        is_disk = isinstance(arguments.exc_value, OSError)
+        if not (is_disk and type(arguments.thread).__name__ == "_AsyncWriterThread"):
+            before(arguments)
+
+    threading.excepthook = hook
+    try:
+        yield
+    finally:
+        threading.excepthook = before
 
 
 class History(Checkpoint):

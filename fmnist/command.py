@@ -9,15 +9,19 @@ from typing import Any, Literal, NamedTuple
 
 from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
+from fmnist import groups, resolving, section
 from fmnist import overrides as words
-from fmnist import schema
-from fmnist.config import check, check_section, settle
+from fmnist.config import check, settle
 from fmnist.errors import UsageError
-from fmnist.messages import CONF_DIR, Typed
+from fmnist.messages import CONF_DIR, first_line
 
 # Axes that would change no result, or under which no two jobs could be compared.
 NO_AXES = ("name", "note", "figures", "checkpoints", "logger", "data.dir", "metric", "test")
+
+
+MAX_JOBS = 10_000  # and values of an axis
 
 
 class Axis(NamedTuple):
@@ -92,20 +96,23 @@ def read_command(overrides: Sequence[str], config_dir: Path | None = None) -> Co
     """
     if config_dir and not config_dir.is_dir():
         raise UsageError(f"--config-dir must be a folder of config groups, got {config_dir}.")
+    if config_dir:
+        groups.check(config_dir)
     folders = [CONF_DIR, config_dir] if config_dir else [CONF_DIR]
-    with words.composing():
+    with words.composing(), resolving.environment(overrides):
+        section.check_words(overrides)
         parsed = words.parse(overrides)
         _check_repeats(parsed)
         fixed = [words.normal(o) for o in parsed if not o.is_sweep_override()]
         swept = [o for o in parsed if o.is_sweep_override()]
         searched = [f"hydra.searchpath=[file://{config_dir.resolve()}]"] if config_dir else []
         cfg, hydra = words.compose(searched + fixed)
+        section.check(hydra, overrides, config_dir)
         given = {o.key_or_group for o in parsed}
         preset = words.parse(_preset_words(hydra.sweeper.get("params"), given))
         fixed += [words.normal(o) for o in preset if not o.is_sweep_override()]
         swept += [o for o in preset if o.is_sweep_override()]
         cases = _cases(hydra.sweeper.get("cases"))
-        _check_plugins(hydra, overrides)
         axes = {a.key: a for a in (_axis(o, "n_trials" in hydra.sweeper) for o in swept)}
         typed = [words.normal(o) for o in swept if o not in preset]
         command = Command(fixed + typed, searched + fixed, axes, cases, cfg, hydra, folders)
@@ -195,6 +202,9 @@ def _check_sweep(command: Command, overrides: Sequence[str]) -> None:
             command.settle(check(candidate, [*overrides, word], command.folders))
     for case in list(command.cases.values())[1:]:
         command.settle(check(_first(command, case), [*overrides, *case], command.folders))
+    num_jobs = math.prod(len(axis.values) for axis in command.axes.values())
+    if not command.is_search and num_jobs * max(len(command.cases), 1) > MAX_JOBS:
+        raise UsageError(f"A sweep must have at most {MAX_JOBS:,} jobs, got {num_jobs:,}.")
     if command.is_search and not command.axes:
         raise UsageError(
             "A search needs a key to vary, such as optim.lr='tag(log, interval(1e-4,1e-2))'."
@@ -211,34 +221,30 @@ def _check_repeats(parsed: Sequence[Override]) -> None:
             raise UsageError(f"{axis.key_or_group} is given twice: {' and '.join(map(str, same))}.")
 
 
-def _check_plugins(hydra: DictConfig, overrides: Sequence[str]) -> None:
-    """Check the settings of the sweeper and of a launcher of ours."""
-    sweeper, launcher = (OmegaConf.to_container(hydra[key]) for key in ("sweeper", "launcher"))
-    assert isinstance(sweeper, dict)
-    assert isinstance(launcher, dict)
-    target = str(sweeper.pop("_target_"))
-    if target not in schema.SWEEPERS:
-        raise UsageError(f"hydra/sweeper must be grid | optuna, got {target}.")
-    typed = Typed(overrides, ())
-    check_section(schema.SWEEPERS[target], sweeper, "hydra.sweeper.", typed)
-    model = schema.LAUNCHERS.get(str(launcher.pop("_target_")))
-    if model is not None:
-        check_section(model, launcher, "hydra.launcher.", typed)
-
-
 def _preset_words(params: Mapping[str, Any] | None, given: set[str]) -> list[str]:
     """Return the axes of a preset, but those whose key the command line sets."""
-    return [f"{key}={value}" for key, value in (params or {}).items() if key not in given]
+    try:
+        return [f"{key}={value}" for key, value in (params or {}).items() if key not in given]
+    except OmegaConfBaseException as error:
+        raise resolving.told(error) or _unresolved("params", error) from None
 
 
 def _cases(given: Mapping[str, Any] | None) -> dict[str, list[str]]:
-    cases = {str(name): value for name, value in (given or {}).items()}
-    for name, value in cases.items():
-        if not OmegaConf.is_list(value) or not all(isinstance(word, str) for word in value):
-            raise UsageError(
-                f"hydra.sweeper.cases.{name} must be a list of overrides, got {value!r}."
-            )
-    return {name: list(value) for name, value in cases.items()}
+    try:
+        cases = {str(name): value for name, value in (given or {}).items()}
+        return {name: _words(name, value) for name, value in cases.items()}
+    except OmegaConfBaseException as error:
+        raise resolving.told(error) or _unresolved("cases", error) from None
+
+
+def _words(name: str, value: Any) -> list[str]:
+    if not OmegaConf.is_list(value) or not all(isinstance(word, str) for word in value):
+        raise UsageError(f"hydra.sweeper.cases.{name} must be a list of overrides, got {value!r}.")
+    return list(value)
+
+
+def _unresolved(key: str, error: Exception) -> UsageError:
+    return UsageError(f"hydra.sweeper.{key} does not resolve: {first_line(error)}")
 
 
 def _axis(override: Override, is_search: bool) -> Axis:
@@ -246,6 +252,7 @@ def _axis(override: Override, is_search: bool) -> Axis:
     value: Any = override.value()
     if isinstance(value, IntervalSweep):
         return _interval(override, value, is_search)
+    _check_length(override, value)
     texts = list(override.sweep_string_iterator())
     if not texts:
         raise UsageError(f"{override.input_line} matches nothing. Give at least one value.")
@@ -259,6 +266,21 @@ def _axis(override: Override, is_search: bool) -> Axis:
         low, high, step = min(numbers), max(numbers), abs(value.step)
         return Axis(key, "range", texts, group, low, high, step)
     return Axis(key, "choice", texts, group)
+
+
+def _check_length(override: Override, value: Any) -> None:
+    """Refuse a range that never ends, or an axis that nobody could wait for."""
+    if isinstance(value, RangeSweep):
+        start, stop, step = (float(x) for x in (value.start, value.stop, value.step))  # type: ignore[arg-type]
+        if step == 0 or not all(map(math.isfinite, (start, stop, step))):
+            raise UsageError(f"{override.input_line} must be a range of finite ends and a step.")
+        num_values = (stop - start) / step
+    else:
+        num_values = len(getattr(value, "list", ()))
+    if num_values > MAX_JOBS:
+        raise UsageError(
+            f"{override.key_or_group} must have at most {MAX_JOBS:,} values, got {num_values:,.0f}."
+        )
 
 
 def _interval(override: Override, value: IntervalSweep, is_search: bool) -> Axis:

@@ -9,17 +9,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf import DictConfig
 from pydantic import BaseModel, ValidationError
 
-from fmnist import arguments, schema
+from fmnist import arguments, resolving, schema
 from fmnist import overrides as words
 from fmnist.errors import UsageError
 from fmnist.messages import (
     CONF_DIR,
     Typed,
-    first_line,
     suggest,
     validation_message,
 )
@@ -98,13 +96,9 @@ def check(
     `overrides` are the words a user typed, to name a key the way they wrote it; what they did not
     type is looked for in the YAML files of `folders`.
     """
-    try:
-        given = cfg if isinstance(cfg, DictConfig) else OmegaConf.create(dict(cfg))
-        plain = OmegaConf.to_container(given, resolve=True, throw_on_missing=True)
-    except OmegaConfBaseException as error:
-        raise UsageError(f"The config does not resolve: {first_line(error)}") from None
-    assert isinstance(plain, dict)
-    config = {str(key): value for key, value in plain.items() if key != "hydra"}
+    with resolving.environment(overrides):
+        config = resolving.resolve(cfg)
+    config.pop("hydra", None)
     for key in ("name", "note"):  # name=7 is a name, though YAML reads a number
         if isinstance(config.get(key), int | float) and not isinstance(config[key], bool):
             config[key] = str(config[key])
@@ -132,7 +126,8 @@ def _check_target(
         values = values[part]
     arguments = dict(values)
     target = arguments.pop("_target_", None)
-    arguments.pop("_partial_", None)
+    if section != "model":
+        arguments.pop("_partial_", None)
     if not isinstance(target, str) or not target:
         raise UsageError(
             f"{section}._target_ must name a class or function, got {target!r}. "
@@ -140,12 +135,17 @@ def _check_target(
         )
     if target in known:
         check_section(known[target], arguments, f"{section}.", typed)
-    elif target.startswith(("fmnist.", "torch.optim.")) or "." not in target:
+    elif section != "model" or target.startswith("fmnist.") or "." not in target:
         raise UsageError(f"Unknown {section}._target_ {target!r}.{suggest(target, known)}")
     elif not _importable(target):
         raise UsageError(
             f"{section}._target_={target}: no module {target.split('.')[0]!r} can be imported. "
             "Put its folder on PYTHONPATH or install it."
+        )
+    elif place := resolving.find_call(arguments):
+        raise UsageError(
+            f"{section}.{place}: an argument of a class of your own is plain data, nothing is "
+            "called for it. Leave it out."
         )
 
 

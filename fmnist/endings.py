@@ -1,23 +1,25 @@
 """How a run ends otherwise than well, and what its record says of it. Torch-free."""
 
 import contextlib
-import errno
 import sys
 import traceback
 from pathlib import Path
 from typing import Any
 
 from fmnist import record
-from fmnist.errors import Interrupted, UserError
-
-DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
+from fmnist.errors import NO_FILES, REFUSALS, Interrupted, UserError
 
 
 def explain(error: BaseException, folder: Path, config: dict[str, Any]) -> UserError | None:
     """Return what a user can do about `error`, or None for a bug of ours."""
     if isinstance(error, UserError):
         return error
-    if isinstance(error, OSError) and error.errno in DISK_ERRORS:
+    if isinstance(error, OSError) and error.errno in NO_FILES:
+        return UserError(
+            f"{error.strerror}: this process may open no more. Raise the limit with ulimit -n "
+            "4096, then type the same line again: it goes on from the last checkpoint."
+        )
+    if isinstance(error, OSError) and error.errno in REFUSALS:
         return UserError(
             f"Cannot write in {folder} ({error.strerror}). Free some space or make the folder "
             "writable, then type the same line again: it goes on from the last checkpoint."

@@ -6,11 +6,20 @@ Everything else is a bug of ours and keeps its traceback.
 import contextlib
 import errno
 import os
+import re
 import signal
 import sys
 from collections.abc import Iterator
 from types import FrameType
 from typing import Any
+
+NO_FILES = {errno.EMFILE, errno.ENFILE}
+# What a disk, its owner or the system refuses: no bug, wherever it is met.
+REFUSALS = {
+    *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO),
+    *(errno.ELOOP, errno.ENAMETOOLONG, *NO_FILES),
+}
+MAX_SHOWN = 200  # characters of what a user typed
 
 
 def clean(text: str) -> str:
@@ -69,6 +78,20 @@ def raising(*signals: int) -> Iterator[None]:
             signal.signal(signum, handler)
 
 
+def shortened(text: str) -> str:
+    """Return `text`, or the beginning of a long one."""
+    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}..."
+
+
+def one_line(text: str) -> str:
+    """Return a message on one line, at most 2,000 characters, with control characters written out.
+
+    What is in a name or a file might else move the cursor, or not be written to stderr at all.
+    """
+    line = re.sub(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]", lambda found: repr(found[0])[1:-1], text)
+    return line if len(line) <= 10 * MAX_SHOWN else f"{line[: 10 * MAX_SHOWN]}..."
+
+
 @contextlib.contextmanager
 def exit_codes() -> Iterator[None]:
     """Turn a user's mistake or a signal into one line on stderr and the exit code it stands for."""
@@ -76,14 +99,31 @@ def exit_codes() -> Iterator[None]:
         yield
     except UserError as error:
         if not isinstance(error, ToldError):
-            print(clean(f"Error: {error}"), file=sys.stderr)
+            print(f"Error: {one_line(str(error))}", file=sys.stderr)
         sys.exit(error.exit_code)
+    except (OSError, ImportError) as error:
+        refusal = _refusal(error)
+        if refusal is None:
+            raise
+        print(f"Error: {one_line(refusal)}", file=sys.stderr)
+        sys.exit(1)
     except KeyboardInterrupt:
         print("Interrupted.", file=sys.stderr)
         sys.exit(130)
     except Interrupted as stop:
         print(f"Interrupted by {stop}.", file=sys.stderr)
         sys.exit(128 + stop.signum)
+
+
+def _refusal(error: OSError | ImportError) -> str | None:
+    """Say what the system refused, or None for a bug of ours."""
+    no_files = os.strerror(errno.EMFILE)
+    if getattr(error, "errno", None) in NO_FILES or no_files in str(error):  # importing says so
+        return f"{no_files}: this process may open no more. Raise the limit with ulimit -n 4096."
+    if isinstance(error, OSError) and error.errno in REFUSALS and error.filename is not None:
+        name = os.fsdecode(error.filename) if not isinstance(error.filename, int) else "a file"
+        return f"{name}: {error.strerror}. Make it accessible, or name another place."
+    return None
 
 
 @contextlib.contextmanager

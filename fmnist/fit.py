@@ -27,7 +27,7 @@ from fmnist import (
     schema,
     sources,
 )
-from fmnist.callbacks import Checkpoints, Events, History, Outputs
+from fmnist.callbacks import Checkpoints, Events, History, Outputs, quiet_writers
 from fmnist.classifier import Classifier
 from fmnist.data import FashionMNISTData
 from fmnist.errors import Interrupted, UserError, clean
@@ -59,7 +59,7 @@ def fit(
     if run.scores:  # ended between its last two writes
         run.open_attempt(start_epoch=run.data.get("epochs_done", 0))
     else:
-        with StopOnSignal(mates) as stop, build.quiet():
+        with StopOnSignal(mates) as stop, build.quiet(), quiet_writers():
             process.keep_memory()
             process.forget_nvml()
             try:

@@ -25,6 +25,7 @@ LOCK = ".lock"
 BEAT_S = 5.0
 QUIET_S = 30.0  # six missed beats
 STALE_S = 600.0
+_ours: set[str] = set()  # tokens of the locks that this process holds
 
 
 class Lock:
@@ -49,6 +50,7 @@ class Lock:
             if _is_alive(holder) is not False:
                 return False
             _remove(self.path, holder)
+        _ours.add(self.holder["token"])
         threading.Thread(target=self._beat, daemon=True).start()
         return True
 
@@ -68,6 +70,7 @@ class Lock:
 
     def __exit__(self, *_: object) -> None:
         self._done.set()
+        _ours.discard(self.holder["token"])
         if not self.lost:
             _remove(self.path, self.holder)
 
@@ -157,6 +160,8 @@ def _is_alive(holder: dict[str, Any]) -> bool | None:
         return None if host == "localhost" or not boot else False
     if holder.get("processes") != processes:
         return None
+    if holder["pid"] == os.getpid() and holder.get("token") not in _ours:
+        return False  # left by this process where the disk did not let it go
     return bool(_started(int(holder["pid"])) == holder.get("started", ""))
 
 
@@ -208,8 +213,13 @@ def _create(path: Path, holder: dict[str, Any]) -> bool:
 
 def _write(path: Path, holder: dict[str, Any]) -> None:
     temporary = path.with_name(f"{path.name}-{holder['token']}")
-    temporary.write_text(json.dumps(holder), encoding="utf-8")
-    os.replace(temporary, path)
+    try:
+        temporary.write_text(json.dumps(holder), encoding="utf-8")
+        os.replace(temporary, path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise
 
 
 def _remove(path: Path, holder: dict[str, Any]) -> None:

@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from fmnist import arguments, schema
+from fmnist import arguments, groups, schema
+from fmnist.errors import shortened
 
 CONF_DIR = Path(__file__).resolve().parents[1] / "conf"
 
@@ -46,7 +47,7 @@ def validation_message(
     rule = _rule(model, path)
     if error["type"].startswith(("greater", "less")):  # the type is right, only the range is not
         rule = rule.removeprefix("an integer ").removeprefix("a number ")
-    return f"{key} must be {rule}, got {value!r}."
+    return f"{key} must be {rule}, got {shortened(repr(value))}."
 
 
 def _unknown_key(model: type[BaseModel], path: list[str], prefix: str, typed: Typed) -> str:
@@ -98,13 +99,20 @@ def help_text() -> str:
 def _where(key: str, folders: Sequence[Path]) -> str:
     """Say which of the config files holds `key`, when exactly one does."""
     pattern = re.compile(rf"^\s*{re.escape(key)}\s*:", re.MULTILINE)
-    files = [
+    found = [
         f"{folder.name}/{file.relative_to(folder)}"
         for folder in folders
-        for file in sorted(folder.rglob("*.yaml"))
-        if pattern.search(file.read_text("utf-8", errors="replace"))
+        for file in groups.files(folder)
+        if pattern.search(_text(file))
     ]
-    return f" in {files[0]}" if len(files) == 1 else ""
+    return f" in {found[0]}" if len(found) == 1 else ""
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text("utf-8", errors="replace")
+    except OSError:
+        return ""
 
 
 def _known_keys() -> list[str]:
@@ -190,7 +198,8 @@ def suggest(word: str, known: Iterable[str]) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    return str(error).strip().splitlines()[0].rstrip(".") + "."
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0].rstrip(".") + "."
 
 
 def hydra_message(error: Exception) -> str:
@@ -210,5 +219,9 @@ def hydra_message(error: Exception) -> str:
         groups = [str(p.relative_to(CONF_DIR)) for p in CONF_DIR.rglob("*") if p.is_dir()]
         file = f" in {group_typo[1]}.yaml" if group_typo[1] else ""
         return f"Unknown group {group_typo[2]}{file}.{suggest(group_typo[2], groups)}"
-    reason = " ".join(f"{text} {error.__cause__ or ''}".split())
+    if isinstance(error, RecursionError) or "maximum recursion depth" in text:
+        return "A config must be nested at most 50 levels deep and include no file within itself."
+    reason = " ".join(f"{text} {error.__cause__ or ''}".split()) or type(error).__name__
+    if isinstance(error, KeyError):
+        reason = f"Key {reason} is missing"
     return reason.rstrip(".") + "."

@@ -3,6 +3,7 @@
 import contextlib
 import datetime
 import functools
+import os
 import platform
 import subprocess
 from importlib import metadata
@@ -10,6 +11,27 @@ from pathlib import Path
 from typing import Any
 
 PACKAGES = ("fmnist", "torch", "torchvision", "pytorch-lightning", "hydra-core", "numpy")
+
+# What of the environment decides or explains a result. Nothing else of it is recorded: variables
+# hold passwords and keys.
+VARIABLES = (
+    "CUDA_VISIBLE_DEVICES",
+    "CUBLAS_WORKSPACE_CONFIG",
+    "OMP_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE",
+    "NVIDIA_TF32_OVERRIDE",
+    "FMNIST_DATA",
+    "FMNIST_SYSTEM_DIR",
+    "SLURM_JOB_ID",
+    "SLURM_NTASKS",
+    "SLURM_RESTART_COUNT",
+)
+
+
+def environment() -> dict[str, str]:
+    """Return those of VARIABLES that are set."""
+    return {name: os.environ[name] for name in VARIABLES if name in os.environ}
 
 
 def now() -> str:

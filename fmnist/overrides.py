@@ -13,12 +13,14 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, OverrideType
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
-from omegaconf.errors import OmegaConfBaseException
 
-from fmnist.errors import UsageError
+from fmnist import resolving
+from fmnist.errors import UsageError, shortened
 from fmnist.messages import CONF_DIR, first_line, hydra_message
 
 PLUGINS = re.compile(r"hydra[./](sweeper|launcher)\b")
+MAX_LENGTH = 20_000
+MAX_COMMAS = 1_000  # Hydra's parser takes four times as long for twice as many
 EMPTY = ("experiment=null",)  # the group of which none may be chosen
 
 
@@ -41,11 +43,16 @@ def parse(overrides: Sequence[str]) -> list[Override]:
     for word in overrides:
         if word.lstrip("+") in EMPTY:
             continue
+        if len(word) > MAX_LENGTH or word.count(",") > MAX_COMMAS:
+            raise UsageError(
+                f"An override must have at most {MAX_LENGTH:,} characters and {MAX_COMMAS:,} "
+                f"commas, got {shortened(word)}"
+            )
         try:
             parsed += parser.parse_overrides([word])
-        except (HydraException, RecursionError):
+        except (HydraException, ValueError, RecursionError):  # of long numbers, of deep lists
             raise UsageError(
-                f"Cannot read {word!r}. Write key=value or group=option; "
+                f"Cannot read {shortened(repr(word))}. Write key=value or group=option; "
                 "quote values with spaces, commas or brackets: 'note=\"a, b\"'."
             ) from None
     return parsed
@@ -90,8 +97,8 @@ def compose(overrides: list[str]) -> tuple[DictConfig, DictConfig]:
         raise UsageError(f"{where} is not valid YAML: {problem}.") from None
     except UnicodeDecodeError as error:
         raise UsageError(f"A config file is not UTF-8 text: {error}.") from None
-    except (HydraException, OmegaConfBaseException, ValueError) as error:
-        raise UsageError(hydra_message(error)) from None
+    except Exception as error:  # Hydra meets a file it cannot read, or a cycle, with any type
+        raise resolving.told(error) or UsageError(hydra_message(error)) from None
 
 
 def compose_plain(overrides: list[str]) -> dict[str, Any]:

@@ -230,6 +230,7 @@ def open_record(folder: Path, config: dict[str, Any], overrides: Sequence[str]) 
     if (folder / RECORD).exists():
         record = read(folder)  # equal in all that counts; where and how loudly may have changed
         record.data |= {"config": config, "overrides": list(overrides)}
+        record.data["environment"] = origin.environment()
         return record
     record = Record(folder, {"schema": SCHEMA, "status": "running", "config": config})
     record.data |= {
@@ -241,8 +242,10 @@ def open_record(folder: Path, config: dict[str, Any], overrides: Sequence[str]) 
         "note": config["note"],
         "started": origin.now(),
         "versions": origin.versions(),
+        "environment": origin.environment(),
         **origin.commit(),
     }
+    record.update()  # before anything else: what stands in the folder is then known for a run's
     return record
 
 

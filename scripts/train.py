@@ -70,6 +70,8 @@ def _prepare(args: Namespace, is_trial: bool, folder: Path | None) -> bool:
     """
     if args.config_name or args.config_path:
         raise UsageError("The root config is conf/train.yaml. Add groups with --config-dir.")
+    if args.experimental_rerun:
+        raise UsageError("Go on with a run by scripts/resume.py: no pickles are read here.")
     config_dir = Path(args.config_dir) if args.config_dir else None
     asked = command.read_command(args.overrides, config_dir)
     if asked.is_sweep and not args.multirun:

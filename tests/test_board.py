@@ -1,6 +1,8 @@
 import socket
+import subprocess
 import sys
 
+import pytest
 from board_server import serving
 from conftest import PROJECT
 
@@ -32,3 +34,22 @@ def own_address() -> str:
         except OSError:  # not connected to anything
             return "127.0.0.2"
         return str(probe.getsockname()[0])
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--bind_all"],
+        ["--bind"],
+        ["--host", "0.0.0.0"],
+        ["--host=::"],
+        ["--hos=192.0.2.1"],
+        ["--host"],
+    ],
+)
+def test_showing_it_to_other_machines_is_refused(words: list[str]) -> None:
+    script = [sys.executable, str(PROJECT / "scripts" / "board.py"), *words]
+    done = subprocess.run(script, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 2
+    assert "TensorBoard is for this machine only. Use ssh -L." in done.stderr
+    assert len(done.stderr.splitlines()) == 1

@@ -99,9 +99,9 @@ def read_runs(paths: Iterable[Path]) -> tuple[list[Run], list[str]]:
 
 def _find(folder: Path, depth: int) -> tuple[list[Path], list[str]]:
     """Return the run folders in `folder` and a line for each that is and holds none."""
-    if (folder / record.RECORD).is_file():
-        return [folder], []
     try:
+        if (folder / record.RECORD).is_file():
+            return [folder], []
         children = sorted(_children(folder), key=lambda child: (child.is_symlink(), child.name))
     except OSError as error:
         return [], [clean(f"{folder} cannot be read ({error.strerror}).")]
