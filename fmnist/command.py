@@ -20,7 +20,6 @@ from fmnist.messages import CONF_DIR, first_line
 # Axes that would change no result, or under which no two jobs could be compared.
 NO_AXES = ("name", "note", "figures", "checkpoints", "logger", "data.dir", "metric", "test")
 
-
 MAX_JOBS = 10_000  # and values of an axis
 
 

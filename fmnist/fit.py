@@ -2,12 +2,9 @@
 
 import contextlib
 import math
-import os
 import signal
 import sys
-import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
@@ -30,9 +27,10 @@ from fmnist import (
 from fmnist.callbacks import Checkpoints, Events, History, Outputs, quiet_writers
 from fmnist.classifier import Classifier
 from fmnist.data import FashionMNISTData
-from fmnist.errors import Interrupted, UserError, clean
+from fmnist.errors import Interrupted, UserError
 from fmnist.gallery import Gallery
 from fmnist.lock import Lock
+from fmnist.log import Log, say_nothing
 from fmnist.mates import Mates
 from fmnist.restoring import Restoring, resume_point
 from fmnist.watch import Phases, ProgressBar, Prune, StopOnSignal
@@ -90,7 +88,7 @@ class _Fit:
         mates: Mates | None,
     ) -> None:
         self.run, self.config, self.data, self.module = run, config, data, module
-        self.say = Log(run.folder / "train.log") if run.writes else _say_nothing
+        self.say = Log(run.folder / "train.log") if run.writes else say_nothing
         folder = run.folder
         (folder / "checkpoints").mkdir(exist_ok=True)
         found = resume_point(folder, module, self.say)
@@ -285,28 +283,3 @@ def _hparams(data: Mapping[str, Any]) -> dict[str, Any]:
 def _device_name(trainer: pl.Trainer) -> str:
     device = trainer.strategy.root_device
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-
-
-def _say_nothing(line: str) -> None:
-    """Leave the talking to the first process."""
-
-
-class Log:
-    """Says a line on stderr and keeps it, with the time, in the run's train.log."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __call__(self, line: str) -> None:
-        print(clean(line), file=sys.stderr, flush=True)
-        with os.fdopen(self._open(), "a", encoding="utf-8") as file:
-            file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {clean(line)}\n")
-
-    def _open(self) -> int:
-        """Open the file, where it is one: in a folder from elsewhere it may lead anywhere."""
-        if self.path.is_symlink() or (self.path.exists() and not self.path.is_file()):
-            raise UserError(
-                f"{self.path} is a link or no file, and is not written to. Delete it, then type "
-                "the same line again."
-            )
-        return os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o666)

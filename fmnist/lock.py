@@ -43,6 +43,14 @@ class Lock:
 
     def take(self) -> bool:
         """Take the lock where it is free or its holder is known to be dead; else return False."""
+        _ours.add(self.holder["token"])  # before others can read it
+        if not self._make():
+            _ours.discard(self.holder["token"])
+            return False
+        threading.Thread(target=self._beat, daemon=True).start()
+        return True
+
+    def _make(self) -> bool:
         while not _create(self.path, self.holder):
             holder = _read(self.path)
             if holder is None:
@@ -50,8 +58,6 @@ class Lock:
             if _is_alive(holder) is not False:
                 return False
             _remove(self.path, holder)
-        _ours.add(self.holder["token"])
-        threading.Thread(target=self._beat, daemon=True).start()
         return True
 
     def __enter__(self) -> "Lock":

@@ -21,13 +21,15 @@ def turn(folder: Path, say: Callable[[str], None]) -> Iterator[None]:
     Nothing depends on it: names of their own keep concurrent processes apart.
     """
     guard = Lock(folder)
-    if not _claim(guard):
+    is_mine = _claim(guard)
+    if not is_mine and _is_lock(guard.path):
         say("Data: waiting for another process that is getting the files")
-        _await(guard)
+        is_mine = _await(guard)
     try:
         yield
     finally:
-        guard.__exit__()
+        if is_mine:
+            guard.__exit__()
 
 
 def orphans(folder: Path, pattern: str) -> Iterator[Path]:
@@ -53,10 +55,23 @@ def _claim(guard: Lock) -> bool:
         raise
 
 
-def _await(guard: Lock) -> None:
-    """Take the lock once its owner has ended, or shows no sign of life for WAIT_S seconds."""
+def _is_lock(path: Path) -> bool:
+    """Say whether what stands there can be a lock: no folder, link, pipe or device."""
+    try:
+        return S_ISREG(path.lstat().st_mode)
+    except FileNotFoundError:
+        return True
+
+
+def _await(guard: Lock) -> bool:
+    """Take the lock once its owner has ended, or shows no sign of life for WAIT_S seconds.
+
+    False where something that is no lock has come to stand there.
+    """
     seen, since = stamp(guard.path), time.monotonic()
     while not _claim(guard):
+        if not _is_lock(guard.path):
+            return False
         now = stamp(guard.path)
         if now != seen:
             seen, since = now, time.monotonic()
@@ -64,3 +79,4 @@ def _await(guard: Lock) -> None:
             guard.path.unlink(missing_ok=True)
         else:
             time.sleep(POLL_S)
+    return True

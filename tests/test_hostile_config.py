@@ -9,7 +9,7 @@ import pytest
 from conftest import Run
 from omegaconf import OmegaConf
 
-from fmnist import config, resolving
+from fmnist import config, record, resolving, revival
 from fmnist.command import points, read_command
 from fmnist.errors import UsageError
 from fmnist.groups import MAX_FILES
@@ -148,8 +148,9 @@ def test_a_record_reads_no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SECRET", "hunter2")
     recorded = config.settle(config.check(config.compose()))
     lacking = {key: value for key, value in recorded.items() if key != "note"}
-    revived = config.revive(lacking, ["note=${oc.env:SECRET}"])
-    assert "hunter2" not in json.dumps(revived)
+    data = {"config": lacking, "overrides": ["note=${oc.env:SECRET}"]}
+    revived = revival.revive(record.Record(Path("runs/a"), data))
+    assert "hunter2" not in json.dumps(revived.config)
     assert "hunter2" not in str(config.defaults(["note=${oc.env:SECRET}"]))
 
 

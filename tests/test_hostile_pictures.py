@@ -147,7 +147,7 @@ def test_only_regular_files_are_opened(tmp_path: Path) -> None:
     for name, target in (("loop", "loop.png"), ("zero", "/dev/zero"), ("pipe2", "pipe.png")):
         (tmp_path / f"{name}.png").symlink_to(target)
     messages = {
-        **dict.fromkeys(("pipe", "pipe2", "socket", "zero"), "not a regular file"),
+        **dict.fromkeys(("pipe", "pipe2", "socket", "zero"), "no regular file"),
         "loop": "cannot be read: Too many levels of symbolic links",
         "x" * 300: "cannot be read: File name too long",
     }
@@ -164,7 +164,7 @@ def test_a_file_that_becomes_a_pipe_at_the_last_moment_is_not_waited_for(
     os.mkfifo(tmp_path / "pipe")
     open_now = os.open
     monkeypatch.setattr(os, "open", lambda _, flags: open_now(tmp_path / "pipe", flags))
-    with pytest.raises(UserError, match="not a regular file"):
+    with pytest.raises(UserError, match="no regular file"):
         decoding.read(good)
 
 
@@ -366,7 +366,8 @@ def test_a_folder_that_cannot_be_read_is_told(nobody: Path) -> None:
 def test_what_is_said_steers_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit), errors.exit_codes():
         raise UserError("There is no picture in \x1b]0;owned\x07\udcff.")
-    assert capsys.readouterr().err == "Error: There is no picture in �]0;owned��.\n"
+    said = capsys.readouterr().err
+    assert said == "Error: There is no picture in \\x1b]0;owned\\x07\\udcff.\n"
 
 
 @pytest.mark.slow

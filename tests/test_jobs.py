@@ -82,15 +82,6 @@ def test_data_changed_between_jobs_are_noticed(small_data: Path) -> None:
         path.write_bytes(whole)
 
 
-def test_a_job_is_given_its_own_command_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The processes that Lightning starts repeat sys.argv; the sweep's own would start it anew."""
-    seen = []
-    monkeypatch.setattr(sys, "argv", ["train.py", "-m", "seed=0,1"])
-    monkeypatch.setattr(jobs.run, "train", lambda *_, **__: seen.append(sys.argv[:]))
-    jobs.carry_out(task("a", *FAST))
-    assert seen == [["train.py", *FAST, "name=a"]]
-
-
 def test_a_trial_is_pruned_and_stays_so(monkeypatch: pytest.MonkeyPatch) -> None:
     from fmnist.sweeps import study
 

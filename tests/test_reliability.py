@@ -6,7 +6,7 @@ import re
 from conftest import PROJECT
 
 PAGE = PROJECT / "docs" / "reliability.md"
-NAMED = re.compile(r"`(test_\w+\.py)::(test_\w+)`")
+NAMED = re.compile(r"`tests/(test_\w+\.py)::(test_\w+)`")
 
 
 def names_in(file: str) -> set[str]:

@@ -154,12 +154,12 @@ def own(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Path:
     """A run of a class of the user's own, which tells by a file when it is imported."""
-    Path("own_net.py").write_text(OWN)
+    Path("our_net.py").write_text(OWN)
     monkeypatch.syspath_prepend(str(workdir))
     kept = tmp_path_factory.getbasetemp() / "own"
     if not kept.exists():
         drop = [f"~model.{key}" for key in ("channels", "hidden", "dropout", "init")]
-        run.train([*FAST, "model._target_=own_net.Net", *drop, "name=own"])
+        run.train([*FAST, "model._target_=our_net.Net", *drop, "name=own"])
         shutil.copytree("runs/own", kept)
         shutil.rmtree("runs/own")
     shutil.copytree(kept, "runs/own")
@@ -168,7 +168,7 @@ def own(
 
 
 def forget() -> None:
-    sys.modules.pop("own_net", None)
+    sys.modules.pop("our_net", None)
     Path("was-run").unlink(missing_ok=True)
 
 
@@ -184,7 +184,7 @@ USES: dict[str, Callable[[Path, bool], Any]] = {
 def test_an_own_class_needs_trust_to_be_read_back(
     own: Path, use: Callable[[Path, bool], Any]
 ) -> None:
-    with pytest.raises(UserError, match=r"model\._target_=own_net\.Net is none .* add --trust"):
+    with pytest.raises(UserError, match=r"model\._target_=our_net\.Net is none .* add --trust"):
         use(own, False)
     assert not Path("was-run").exists()
     use(own, True)
@@ -204,13 +204,13 @@ def test_an_own_class_that_is_typed_needs_none(own: Path) -> None:
 def test_a_transfer_from_an_own_class_needs_trust(own: Path) -> None:
     words = ["model=transfer", f"model.weights={own}", "name=heir"]
     with pytest.raises(
-        UserError, match=r"model\.weights=runs/own: .*own_net\.Net is none .* --trust"
+        UserError, match=r"model\.weights=runs/own: .*our_net\.Net is none .* --trust"
     ):
         run.train([*FAST, *words])
     assert not Path("was-run").exists()
     with consent.given(True):
         done = run.train([*FAST, *words])
-    with pytest.raises(UserError, match=r"weights\.network\._target_=own_net\.Net is none"):
+    with pytest.raises(UserError, match=r"weights\.network\._target_=our_net\.Net is none"):
         load_model(done.folder)
     assert load_model(done.folder, trust=True).config["model"]["_target_"] == weights.TARGET
 
@@ -231,7 +231,7 @@ def test_the_scripts_take_trust(own: Path, script: Run) -> None:
             made.update(status="interrupted")
         refused = script(name, str(own), *more)
         assert (refused.returncode, Path("was-run").exists()) == (1, False), refused.stderr
-        assert refused.stderr.startswith("Error: runs/own/run.json: model._target_=own_net.Net")
+        assert refused.stderr.startswith("Error: runs/own/run.json: model._target_=our_net.Net")
         done = script(name, str(own), *more, "--trust")
         assert (done.returncode, Path("was-run").exists()) == (0, True), done.stderr
         forget()
