@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fmnist import record
-from fmnist.errors import NO_FILES, REFUSALS, Interrupted, UserError
+from fmnist.errors import NO_FILES, REFUSALS, Interrupted, LostError, UserError
 
 
 def explain(error: BaseException, folder: Path, config: dict[str, Any]) -> UserError | None:
@@ -61,5 +61,9 @@ def close(run: record.Record, **fields: Any) -> None:
 def abandon(run: record.Record, reason: BaseException) -> None:
     """Record the end of a process that waits for another one in vain."""
     print(f"Error: {reason}", file=sys.stderr, flush=True)
-    status = "interrupted" if isinstance(reason, Interrupted) else "failed"
-    close(run, status=status, error=str(reason))
+    close(run, status=status(reason), error=str(reason))
+
+
+def status(reason: BaseException) -> str:
+    """Name the state of a run that ended for `reason`: that of one that can go on, or `failed`."""
+    return "interrupted" if isinstance(reason, Interrupted | LostError) else "failed"

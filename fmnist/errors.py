@@ -45,6 +45,10 @@ class BusyError(UserError):
     """Another living process works in this run folder."""
 
 
+class LostError(UserError):
+    """Another process of this run was killed, or its machine is gone; nobody's mistake."""
+
+
 class ToldError(UserError):
     """Another process has said why; this one ends with its code and says nothing."""
 

@@ -76,9 +76,11 @@ class Lock:
 
     def __exit__(self, *_: object) -> None:
         self._done.set()
-        _ours.discard(self.holder["token"])
         if not self.lost:
             _remove(self.path, self.holder)
+        _ours.discard(
+            self.holder["token"]
+        )  # last, or another thread would remove it as a dead one's
 
     def note(self, phase: str) -> None:
         """Tell others what this process is doing."""
@@ -232,10 +234,27 @@ def _remove(path: Path, holder: dict[str, Any]) -> None:
     """Take away the lock of `holder`, and put it back if it turns out to be another's by now."""
     aside = path.with_name(f"{path.name}-{uuid.uuid4().hex}")
     with contextlib.suppress(OSError):
+        if _parse(path).get("token") != holder.get("token"):
+            return
         os.rename(path, aside)
-        if _parse(aside).get("token") != holder.get("token"):
-            os.link(aside, path)
-        aside.unlink()
+        if _parse(aside).get("token") == holder.get("token"):
+            aside.unlink()
+        else:
+            _put_back(aside, path)
+
+
+def _put_back(aside: Path, path: Path) -> None:
+    """Give a lock its name again, unless another one has it by now."""
+    try:
+        os.link(aside, path)
+    except FileExistsError:
+        pass
+    except OSError:  # a file system without hard links
+        with contextlib.suppress(FileExistsError):
+            path.open("x").close()
+            os.replace(aside, path)
+            return
+    aside.unlink()
 
 
 def _myself() -> dict[str, Any]:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from fmnist import links
-from fmnist.errors import Interrupted, ToldError, UserError
+from fmnist.errors import Interrupted, LostError, ToldError, UserError
 from fmnist.launch import Launch
 from fmnist.links import Link, Message
 
@@ -64,7 +64,7 @@ class Mates:
 
     def _reason(self) -> BaseException | None:
         if self.lost:
-            return UserError(self.lost)
+            return LostError(self.lost) if GONE in self.lost else UserError(self.lost)
         if self.signum is not None:
             return Interrupted(self.signum)
         return None

@@ -281,7 +281,7 @@ def _fit_recorded(
         if explained is None:
             endings.note_bug(run, error)
             raise
-        endings.close(run, status="failed", error=str(explained))
+        endings.close(run, status=endings.status(explained), error=str(explained))
         if explained is error:
             raise
         raise explained from error
