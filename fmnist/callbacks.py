@@ -284,3 +284,4 @@ def _link(source: Path, target: Path) -> None:
     except OSError:  # a file system without hard links
         temporary.write_bytes(source.read_bytes())
     os.replace(temporary, target)
+    temporary.unlink(missing_ok=True)  # two names of one file are left alone by rename(2)

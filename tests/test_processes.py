@@ -67,6 +67,7 @@ def ranks(small_files: Path, place: Path) -> Iterator[Ranks]:
     yield run
     process.stdin.close()
     process.wait(60)
+    process.stdout.close()
 
 
 @pytest.fixture(scope="module")

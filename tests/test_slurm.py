@@ -1,5 +1,6 @@
 """Runs and sweeps on a real SLURM of two nodes: what preemption, time limits and kills cost."""
 
+import contextlib
 import os
 import re
 import signal
@@ -187,7 +188,9 @@ def test_slurm_failing_job(user: User, slurm: mini_slurm.Cluster) -> None:
     assert failed.status == "failed"
     assert "Out of memory" in failed.data["error"]
     assert len(failed.data["attempts"]) == 1, "a failure is not started again"
-    states = slurm.run("squeue", "-h", "-t", "all", "-r", "-n", "s", "-o", "%T").split()
+    job = re.search(r"as (\d+)\.$", done.stdout, re.M)
+    assert job
+    states = slurm.run("squeue", "-h", "-t", "all", "-r", "-j", job[1], "-o", "%T").split()
     assert sorted(states) == ["COMPLETED", "FAILED"]
     shown = status(user, "s")
     assert "failed: Out of memory" in shown
@@ -215,17 +218,14 @@ def test_slurm_kill_task(user: User) -> None:
 
 
 def test_slurm_killed_without_progress_fails(user: User) -> None:
-    submit(user, *SLOW, "model.delay_s=3", "seed=0,1", "name=s")
-    folder = user.folder / "sweeps/s/seed=0"
+    submit(user, *SLOW, "model.delay_s=5", "name=r")
+    folder = user.folder / "runs/r"
     for i in range(3):
-        until(
-            lambda i=i: _attempts(folder) > i and record.read(folder).status == "running", "start"
-        )
+        until(lambda i=i: _attempts(folder) > i and is_training(folder, 0)(), f"start {i}")
         os.kill(pid(folder), signal.SIGKILL)
     until(lambda: record.read(folder).status == "failed", "the failure")
-    assert (
-        "Two restarts in a row ended without a finished epoch" in record.read(folder).data["error"]
-    )
+    assert "Two restarts in a row ended without" in record.read(folder).data["error"]
+    assert "failed: Two restarts in a row" in status(user, "r")
 
 
 def _attempts(folder: Path) -> int:
@@ -287,6 +287,33 @@ def test_slurm_node_loss(user: User, slurm: mini_slurm.Cluster) -> None:
     slurm.start_node(node)
     slurm.wait_for_nodes("idle")
     assert_like_uninterrupted(user, "runs/r", *words[:-1])
+
+
+def test_slurm_ddp_rank_kill(user: User) -> None:
+    """Two processes on two nodes, of which the second is killed."""
+    ddp = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.max_epochs=4"]
+    nodes = ["trainer.devices=1", "trainer.num_nodes=2"]
+    setup = "hydra.launcher.setup=['export MASTER_ADDR=127.0.0.1']"  # their names do not resolve
+    job = submit(user, *SLOW, *ddp, *nodes, "name=r", setup)
+    folder = user.folder / "runs" / "r"
+    until(is_training(folder), "an epoch")
+    os.kill(_rank(1, job), signal.SIGKILL)
+    until(is_finished(folder), "the end")
+    assert len(record.read(folder).data["attempts"]) == 2
+    assert record.read(folder).data["num_processes"] == 2
+    assert_like_uninterrupted(user, "runs/r", *SLOW, *ddp, "trainer.devices=2")
+
+
+def _rank(rank: int, job: str) -> int:
+    """Return the process of a rank of a job."""
+    marks = {f"SLURM_PROCID={rank}".encode(), f"SLURM_JOB_ID={job}".encode()}
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        with contextlib.suppress(OSError):
+            program, *words = path.with_name("cmdline").read_bytes().split(b"\0")
+            is_it = marks <= set(path.read_bytes().split(b"\0"))
+            if is_it and b"--folder" in words and not program.endswith(b"srun"):
+                return int(path.parent.name)
+    raise AssertionError(f"no rank {rank}")
 
 
 def test_slurm_driver_kill(user: User) -> None:
