@@ -243,3 +243,19 @@ def test_an_unanswered_question_ends(fake: FakeSlurm, monkeypatch: pytest.Monkey
     (fake.folder / "squeue").write_text("#!/bin/sh\nexec sleep 5\n")
     with pytest.raises(UserError, match="squeue gave no answer"):
         scheduler.queue()
+
+
+def test_waiting_outlasts_a_slurm_that_is_away(
+    fake: FakeSlurm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(slurm, "POLL_S", (0.01, 0.01))
+    away = "echo away >&2; exit 1"
+    (fake.folder / "squeue").write_text(
+        f"#!/bin/sh\n[ -e '{fake.folder}/back' ] && exit 0\ntouch '{fake.folder}/back'; {away}\n"
+    )
+    slurm.wait(SWEEP)
+    assert (fake.folder / "back").exists()
+    monkeypatch.setattr(slurm, "PATIENCE_S", 0.0)
+    (fake.folder / "squeue").write_text(f"#!/bin/sh\n{away}\n")
+    with pytest.raises(UserError, match="squeue failed: away"):
+        slurm.wait(SWEEP)

@@ -24,6 +24,7 @@ from fmnist.sweeps.script import Line
 
 TRAIN = Path(__file__).resolve().parents[2] / "scripts" / "train.py"
 POLL_S = (1.0, 15.0)  # between two looks at the queue: at first, and after a while
+PATIENCE_S = 600.0  # with a SLURM that does not answer
 
 
 class Submitted(NamedTuple):
@@ -192,11 +193,21 @@ def known(folder: Path) -> list[Submitted]:
 
 
 def wait(folder: Path) -> None:
-    """Return when no task of `folder` waits or runs any more; they go on after a Ctrl-C."""
-    began = time.monotonic()
+    """Return when no task of `folder` waits or runs any more; they go on after a Ctrl-C.
+
+    Raises UserError when SLURM cannot be asked for PATIENCE_S seconds.
+    """
+    began = heard = time.monotonic()
+    first, last = POLL_S
     try:
-        while known(folder):
-            first, last = POLL_S
+        while True:
+            try:
+                if not known(folder):
+                    return
+                heard = time.monotonic()
+            except UserError:  # a controller that restarts, or is busy
+                if time.monotonic() - heard > PATIENCE_S:
+                    raise
             time.sleep(min(max((time.monotonic() - began) / 10, first), last))
     except (KeyboardInterrupt, Interrupted):
         print("The jobs go on; type the same line again to wait for them.", file=sys.stderr)
