@@ -36,6 +36,9 @@ class Exploit:
     def __init__(self, module: str, function: str, arguments: tuple[Any, ...]) -> None:
         self.call = module, function, arguments
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Exploit":
+        return self  # copying is what would run it
+
     def __reduce__(self) -> tuple[Any, tuple[Any, ...]]:
         module, function, arguments = self.call
         found: Any = __import__(module, fromlist=["_"])
