@@ -270,7 +270,8 @@ def test_slurm_time_limit(user: User, slurm: mini_slurm.Cluster) -> None:
     folder = user.folder / "runs" / "r"
     until(is_finished(folder), "the end", timeout_s=400)
     assert len(record.read(folder).data["attempts"]) >= 3
-    assert "JobState=COMPLETED" in slurm.run("scontrol", "show", "job", "-o", job)
+    show = ["scontrol", "show", "job", "-o", job]
+    until(lambda: "JobState=COMPLETED" in slurm.run(*show), "the end of the job")
     starts = [a["start_epoch"] for a in record.read(folder).data["attempts"]]
     assert starts == sorted(set(starts)), "each slot came further"
 
