@@ -43,22 +43,30 @@ def main() -> None:
     if args.help and not args.overrides and not args.config_dir:
         print(help_text())
         return
-    with exit_codes():
+    trust = is_trusting or consent.is_given()  # by what started this process
+    with exit_codes(), consent.given(trust):
         if _prepare(args, is_trial, folder):
             plugins.register()
             task = functools.update_wrapper(functools.partial(train, folder=folder), train)
-            with consent.given(is_trusting or consent.is_given()):  # by what started this process
-                hydra.main(str(CONF_DIR), "train", version_base="1.3")(task)()
+            hydra.main(str(CONF_DIR), "train", version_base="1.3")(task)()
 
 
 def _take_flags() -> tuple[bool, bool, Path | None]:
     """Take --dry-run, --trust and --folder, which Hydra does not know, out of `sys.argv`."""
-    given, folder = sys.argv[1:], None
-    words = [word for word in given if word not in ("--dry-run", "--trust")]
-    if "--folder" in words:
-        i = words.index("--folder")
-        folder = run.check_folder(words[i + 1] if i + 1 < len(words) else "")
-        del words[i : i + 2]
+    given = sys.argv[1:]
+    words: list[str] = []
+    folders: list[str] = []
+    for word in given:
+        if words and words[-1] == "--folder":
+            folders.append(word)
+            words.pop()
+        elif word.startswith("--folder="):
+            folders.append(word.removeprefix("--folder="))
+        elif word not in ("--dry-run", "--trust"):
+            words.append(word)
+    if len(folders) > 1 or words[-1:] == ["--folder"]:
+        raise UsageError("--folder must be given once, as --folder runs/NAME.")
+    folder = run.check_folder(folders[0]) if folders else None
     sys.argv[1:] = words
     return "--dry-run" in given, "--trust" in given, folder
 
@@ -85,7 +93,7 @@ def _prepare(args: Namespace, is_trial: bool, folder: Path | None) -> bool:
     if asked.is_sweep and folder:
         raise UsageError(f"--folder {folder} is for one run: leave it out, or -m and its axes.")
     if single.is_for_slurm(asked) and not asked.is_sweep:
-        _submit(args, asked, is_trial)
+        _submit(args, asked, is_trial, folder)
         return False
     if is_trial and not asked.is_sweep:
         if not is_follower():
@@ -98,10 +106,13 @@ def _prepare(args: Namespace, is_trial: bool, folder: Path | None) -> bool:
     return True
 
 
-def _submit(args: Namespace, asked: command.Command, is_trial: bool) -> None:
+def _submit(args: Namespace, asked: command.Command, is_trial: bool, folder: Path | None) -> None:
     if not args.multirun:
         raise UsageError("A launcher is for -m: add it to submit this run as a SLURM job.")
-    single.submit(asked, args.overrides, is_trial)
+    if folder:
+        raise UsageError(f"--folder {folder} is for the job itself: use name={folder.name}.")
+    with errors.answering():
+        single.submit(asked, args.overrides, is_trial)
 
 
 if __name__ == "__main__":

@@ -355,14 +355,17 @@ def test_slurm_optuna_workers(user: User) -> None:
         *["hydra/sweeper=optuna", "hydra.sweeper.n_trials=8", "hydra.sweeper.n_startup_trials=4"],
         *["hydra.sweeper.pruner=none", "optim.lr=tag(log,interval(1e-4,1e-1))", "name=s"],
     ]
-    submit(user, *search, "hydra.launcher.workers=2")
+    waiting = user.start("-m", *search, *WAIT, "hydra.launcher.workers=2")
     folders = user.folder / "sweeps" / "s"
     until(lambda: len(list(folders.glob("*/run.json"))) > 2, "a third trial")
     running = [f.parent for f in folders.glob("*/run.json") if is_training(f.parent, 0)()]
     until(lambda: any(is_training(f)() for f in running), "an epoch")
     os.kill(pid(next(f for f in running if is_training(f)())), signal.SIGKILL)
-    done = user.sweep(*search, *WAIT, "hydra.launcher.workers=2")
-    assert done.returncode == 0, done.stdout + done.stderr
+    out, err = waiting.communicate(timeout=200)
+    assert waiting.returncode == 0, out + err
+    assert "Submitted 2 tasks of sweeps/s" in out
+    assert "8 jobs in sweeps/s: 8 done" in out
+    assert "val acc %" in out
     table = user.table("s")
     assert len(table) == 8
     assert {kind for kind, *_ in table.values()} == {"finished"}

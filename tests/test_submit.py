@@ -185,7 +185,9 @@ def test_workers_of_a_search_are_counted(fake: FakeSlurm) -> None:
 
 def test_a_refusal_names_what_was_submitted(fake: FakeSlurm) -> None:
     fake.fails("sbatch", "sbatch: error: Batch job submission failed: Invalid partition\n")
-    with pytest.raises(UserError, match="Invalid partition.*Type the line again"):
+    with pytest.raises(
+        UserError, match=r"Invalid partition Nothing was submitted\. .*type the line again"
+    ):
         submitter().submit(lines(2))
     assert not list((SWEEP / ".slurm").glob("*.sh"))
 
@@ -259,3 +261,59 @@ def test_waiting_outlasts_a_slurm_that_is_away(
     (fake.folder / "squeue").write_text(f"#!/bin/sh\n{away}\n")
     with pytest.raises(UserError, match="squeue failed: away"):
         slurm.wait(SWEEP)
+
+
+def test_a_script_that_may_have_been_taken_stays_known(fake: FakeSlurm) -> None:
+    fake.fails("sbatch", "sbatch: error: Socket timed out on send/recv operation\n")
+    fake.fails("squeue", "away")
+    home = SWEEP / ".slurm"
+    with pytest.raises(UserError, match="away"):
+        submitter().submit(lines(1))
+    (fake.folder / "squeue.err").unlink()
+    program = (fake.folder / "squeue").read_text()
+    known = f"for f in {home}/*.sh; do echo fmnist-$(basename $f .sh)'|77|0|PENDING||None'; done"
+    (fake.folder / "squeue").write_text(program.replace("exit 0", f"{known}\nexit 0"))
+    with pytest.raises(UserError, match="Socket timed out"):
+        submitter().submit(lines(1))
+    assert len(list(home.glob("*.sh"))) == 1
+    (fake.folder / "sbatch.err").unlink()
+    assert submitter().submit(lines(1)).num_submitted == 0
+
+
+def test_jobs_of_other_kinds_are_passed_over(fake: FakeSlurm) -> None:
+    fake.answers("squeue", "a\nb|3|N/A|RUNNING|n1|None\nfmnist-x|4\n")
+    assert scheduler.queue() == []
+
+
+def test_a_job_that_submits_hands_its_own_place_on_to_none(
+    fake: FakeSlurm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = (fake.folder / "sbatch").read_text()
+    (fake.folder / "sbatch").write_text(program.replace("exit 0", f"env > {fake.folder}/env"))
+    inherited = {"SLURM_ARRAY_TASK_ID": "3", "SLURM_RESTART_COUNT": "2", "SBATCH_NO_REQUEUE": "1"}
+    for name, value in {**inherited, "SLURM_CONF": "kept"}.items():
+        monkeypatch.setenv(name, value)
+    submitter().submit(lines(1))
+    found = (fake.folder / "env").read_text()
+    assert "SLURM_CONF=kept" in found
+    assert not [name for name in inherited if name in found]
+
+
+@pytest.mark.parametrize("option", ["--comment=x", "--array=0-9", "--no-requeue", "--time=5"])
+def test_what_the_script_sets_is_no_extra_option(option: str) -> None:
+    with pytest.raises(UsageError, match=r"hydra\.launcher\.extra must not hold --"):
+        submitter(f"hydra.launcher.extra=['{option}']")
+
+
+def test_a_worker_is_one_process() -> None:
+    trainer = {"devices": 4, "num_nodes": 2, "strategy": "ddp"}
+    (text,) = submitter(trainer=trainer).preview([Line(["seed=1"], None, None)])
+    assert "--nodes=1" in options(text)
+    assert script.tasks(text)[0][0] == sys.executable
+
+
+def test_trust_travels_with_the_line() -> None:
+    line = Line(["seed=1"], SWEEP / "a", Path("mine"), trust=True)
+    words = line.words(["python", "scripts/train.py"])
+    assert words[:5] == ["python", "scripts/train.py", "--folder", "sweeps/s/a", "--trust"]
+    assert script.line(words) == line

@@ -18,6 +18,7 @@ from fmnist.sweeps.script import Line
 from fmnist.sweeps.task import Starts, Task
 
 JOB, RUN = "7_3", Path("sweeps/s/a")
+KILLED = "os.kill(os.getpid(), signal.SIGKILL)"
 RECORD = {"schema": 1, "config": {}, "overrides": [], "scores": {}, "attempts": []}
 
 
@@ -56,9 +57,6 @@ def carry_out(words: list[str], restarts: int = 0, max_restarts: int = 5) -> int
             signal.signal(signum, handler)
 
 
-KILLED = "os.kill(os.getpid(), signal.SIGKILL)"
-
-
 @pytest.mark.parametrize(
     ("status", "then", "code", "requeued"),
     [
@@ -71,6 +69,9 @@ KILLED = "os.kill(os.getpid(), signal.SIGKILL)"
         ("running", KILLED, 137, True),
         ("interrupted", "sys.exit(143)", 143, True),
         ("running", "sys.exit(137)", 137, True),  # srun's word for a killed process
+        ("interrupted", "sys.exit(1)", 1, True),  # one of several processes was killed
+        ("interrupted", "sys.exit(2)", 2, False),
+        ("finished", KILLED, 0, False),
     ],
 )
 def test_only_what_neither_finished_nor_failed_is_requeued(
@@ -111,6 +112,27 @@ def test_restarts_of_slurm_itself_count_too(slurm: FakeSlurm) -> None:
     assert record.read(RUN).status == "failed"
 
 
+def test_a_finished_run_is_never_rewritten(slurm: FakeSlurm) -> None:
+    starts = Starts(Path("sweeps/s/.slurm/7_3.starts"))
+    for _ in range(3):
+        starts.add(10)
+    write_record("finished", 10)
+    before = (RUN / "run.json").read_bytes()
+    assert carry_out(line(""), 9) == 0
+    assert (RUN / "run.json").read_bytes() == before
+
+
+def test_a_busy_controller_is_asked_again(
+    slurm: FakeSlurm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(task, "RETRY_S", 0.01)
+    program = (slurm.folder / "scontrol").read_text()
+    once = f"[ -e '{slurm.folder}/asked' ] || {{ touch '{slurm.folder}/asked'; exit 1; }}\n"
+    (slurm.folder / "scontrol").write_text(program.replace("#!/bin/sh\n", f"#!/bin/sh\n{once}"))
+    assert carry_out(line(KILLED)) == 137
+    assert "scontrol requeue 7_3" in slurm.calls
+
+
 def test_max_restarts_bounds_both(slurm: FakeSlurm, capsys: pytest.CaptureFixture[str]) -> None:
     assert carry_out(line(KILLED), restarts=5, max_restarts=5) == 1
     assert "hydra.launcher.max_restarts=5" in capsys.readouterr().out
@@ -129,7 +151,10 @@ def test_without_scontrol_the_line_is_to_be_repeated(
     assert "Type the same line again to go on." in said
 
 
-def test_a_refusal_of_slurm_is_told(slurm: FakeSlurm, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_refusal_of_slurm_is_told(
+    slurm: FakeSlurm, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(task, "RETRY_S", 0.01)
     slurm.fails("scontrol", "slurm_load_jobs error: Invalid user id")
     assert carry_out(line(KILLED)) == 137
     assert "scontrol failed: slurm_load_jobs error: Invalid user id" in capsys.readouterr().out

@@ -1,17 +1,22 @@
 """SLURM's own commands, as far as jobs need them. Torch-free; nothing goes through a shell."""
 
-import getpass
 import os
 import re
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from fmnist.errors import UserError
 
 TIMEOUT_S = 60.0  # for a controller that is busy
 MAX_ARRAY = 1001  # SLURM's own default of MaxArraySize, one more than the highest index
+# What a job that submits would hand on: its own place, and options that the script sets.
+NOT_INHERITED = (
+    *("SLURM_ARRAY_", "SLURM_RESTART_COUNT", "SLURM_STEP", "SBATCH_ARRAY", "SBATCH_SIGNAL"),
+    *("SBATCH_TIMELIMIT", "SBATCH_NO_REQUEUE", "SBATCH_REQUEUE", "SBATCH_OPEN_MODE"),
+    "SBATCH_JOB_NAME",
+)
 MARK = "fmnist-"  # what a job's comment begins with; then comes the token of its script
 
 
@@ -34,12 +39,13 @@ class Entry(NamedTuple):
 
 def submit(words: Sequence[str], script: str) -> str:
     """Hand `script` to sbatch with the options `words`; returns the job's id."""
-    return _run(["sbatch", "--parsable", *words], script).strip().partition(";")[0]
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(NOT_INHERITED)}
+    return _run(["sbatch", "--parsable", *words], script, kept).strip().partition(";")[0]
 
 
 def queue() -> list[Entry]:
     """Return this user's tasks of ours that wait or run, one for each index of an array."""
-    words = ["squeue", "-h", "-r", "-u", getpass.getuser(), "-o", "%k|%F|%K|%T|%N|%r"]
+    words = ["squeue", "-h", "-r", "-u", str(os.getuid()), "-o", "%k|%F|%K|%T|%N|%r"]
     return [entry for line in _run(words).splitlines() if (entry := _entry(line))]
 
 
@@ -65,16 +71,18 @@ def has(command: str) -> bool:
 
 
 def _entry(line: str) -> Entry | None:
-    comment, job, index, state, node, reason = line.split("|", 5)
-    if not comment.startswith(MARK):
+    fields = line.split("|", 5)
+    if len(fields) < 6 or not fields[0].startswith(MARK):  # of a job of another kind
         return None
+    comment, job, index, state, node, reason = fields
     is_array = index.isdigit()
     number = int(index) if is_array else 0
     return Entry(comment.removeprefix(MARK), job, number, is_array, state, reason, node)
 
 
-def _run(words: Sequence[str], text: str | None = None) -> str:
-    environment = {**os.environ, "SLURM_TIME_FORMAT": "standard"}
+def _run(
+    words: Sequence[str], text: str | None = None, environment: Mapping[str, str] = os.environ
+) -> str:
     try:
         done = subprocess.run(
             list(words),
@@ -85,7 +93,7 @@ def _run(words: Sequence[str], text: str | None = None) -> str:
             errors="replace",
             timeout=TIMEOUT_S,
             check=False,
-            env=environment,
+            env={**environment, "SLURM_TIME_FORMAT": "standard"},
         )
     except FileNotFoundError:
         raise UserError(

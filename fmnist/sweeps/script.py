@@ -75,11 +75,13 @@ class Line(NamedTuple):
     overrides: list[str]
     folder: Path | None  # of its run; None for a worker of a search
     config_dir: Path | None
+    trust: bool = False
 
     def words(self, before: Sequence[str]) -> list[str]:
         """Return the line; `before` ends with the script, scripts/train.py."""
         config_dir = ["--config-dir", str(self.config_dir)] if self.config_dir else []
         first = ["--folder", str(self.folder)] if self.folder else ["-m"]
+        first += ["--trust"] * self.trust
         return [*before, *first, *config_dir, *self.overrides]
 
 
@@ -91,9 +93,11 @@ def line(words: Sequence[str]) -> Line:
         folder, rest = Path(rest[1]), rest[2:]
     else:
         rest = rest[1:]
+    trust = rest[:1] == ["--trust"]
+    rest = rest[trust:]
     if rest and rest[0] == "--config-dir":
         config_dir, rest = Path(rest[1]), rest[2:]
-    return Line(rest, folder, config_dir)
+    return Line(rest, folder, config_dir, trust)
 
 
 def _options(settings: Mapping[str, Any]) -> Iterable[str]:

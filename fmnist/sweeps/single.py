@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fmnist import config as configs
-from fmnist import record, run
+from fmnist import consent, record, run
 from fmnist.command import Command
 from fmnist.errors import UserError
 from fmnist.sweeps import plan, slurm
@@ -26,10 +26,13 @@ def submit(asked: Command, words: Sequence[str], is_trial: bool) -> None:
     """
     config = configs.settle(configs.check(asked.cfg, asked.typed, asked.folders))
     place = _place(config, is_trial)
-    again = ["-m", *words] if config["name"] else ["-m", *words, f"name={place.name}"]
+    config_dir = asked.folders[1] if len(asked.folders) > 1 else None
+    again = ["-m", *["--trust"] * consent.is_given()]
+    again += ["--config-dir", str(config_dir)] if config_dir else []
+    again += [*words, *([] if config["name"] else [f"name={place.name}"])]
     settings = {k: v for k, v in asked.hydra.launcher.items() if k != "_target_"}
     submitter = Submitter(place, settings, asked.cfg.trainer, again)
-    line = Line(asked.typed, place, asked.folders[1] if len(asked.folders) > 1 else None)
+    line = Line(asked.typed, place, config_dir, consent.is_given())
     is_done = record.decide(place, config, asked.typed, configs.defaults) == "finished"
     if is_trial:
         print(run.preview(asked.cfg, asked.typed), file=sys.stderr)

@@ -4,6 +4,7 @@ Nothing is remembered but the scripts that were submitted. What waits or runs is
 whose jobs carry the token of their script, and what is done is told by the folders.
 """
 
+import contextlib
 import sys
 import time
 import uuid
@@ -24,6 +25,10 @@ from fmnist.sweeps.script import Line
 
 TRAIN = Path(__file__).resolve().parents[2] / "scripts" / "train.py"
 POLL_S = (1.0, 15.0)  # between two looks at the queue: at first, and after a while
+SET_HERE = (
+    *("comment", "array", "output", "chdir", "requeue", "no-requeue", "signal", "open-mode"),
+    *("job-name", "time", "nodes", "ntasks-per-node", "cpus-per-task"),
+)
 PATIENCE_S = 600.0  # with a SLURM that does not answer
 
 
@@ -135,29 +140,41 @@ class Submitter:
             try:
                 ids.append(scheduler.submit(_places(path, text), text))
             except UserError as error:
-                path.unlink()
-                done = f"Submitted already: {' '.join(ids)}. " if ids else ""
-                raise UserError(f"{error} {done}Type the line again to submit the rest.") from None
+                _forget(path, token)
+                done = f"Submitted already: {' '.join(ids)}." if ids else "Nothing was submitted."
+                raise UserError(
+                    f"{error} {done} Mend hydra.launcher, if that is what it is about, and type "
+                    "the line again: it submits the rest."
+                ) from None
         return ids
 
     def _script(self, lines: Sequence[Line], token: str) -> str:
+        is_search = lines[0].folder is None  # whose workers start what their trials need
+        values = self.settings | ({"nodes": 1, "tasks": 1} if is_search else {})
         task = [sys.executable, "-P", "-m", "fmnist.sweeps.task", str(self.folder)]
         return script.render(
             self.folder.name,
             token,
-            [line.words(self._before()) for line in lines],
-            self.settings,
+            [line.words(self._before(values)) for line in lines],
+            values,
             [*task, "--max-restarts", str(self.settings["max_restarts"])],
             self.again,
             is_array=lines[0].folder != self.folder,
         )
 
-    def _before(self) -> list[str]:
+    def _before(self, values: Mapping[str, Any]) -> list[str]:
         """Return what stands before scripts/train.py: srun for several processes, a container."""
-        several = self.settings["nodes"] * self.settings["tasks"] > 1
-        srun = ["srun", "--kill-on-bad-exit=1", f"--cpus-per-task={self.settings['cpus']}"]
+        several = values["nodes"] * values["tasks"] > 1
+        srun = ["srun", "--kill-on-bad-exit=1", f"--cpus-per-task={values['cpus']}"]
         python = self.settings["python"] or sys.executable
         return [*srun * several, *self.settings["container"], python, str(TRAIN)]
+
+
+def _forget(path: Path, token: str) -> None:
+    """Remove a script that was refused; one that may have been taken all the same stays known."""
+    with contextlib.suppress(UserError):
+        if all(entry.token != token for entry in scheduler.queue()):
+            path.unlink()
 
 
 def script_path(folder: Path, token: str) -> Path:
@@ -217,11 +234,12 @@ def wait(folder: Path) -> None:
 def _missing(lines: Sequence[Line], active: Sequence[Line]) -> list[Line]:
     """Return the lines that are to be submitted beside the `active` ones.
 
-    Runs are known by their folders. Workers of a search are alike, so they are counted.
+    Runs are known by their folders. Workers of a search are alike, so they are counted; one that
+    was started for fewer trials is none of these.
     """
     folders = {line.folder for line in active}
     workers = [line for line in lines if line.folder is None]
-    num_active = sum(line.folder is None for line in active)
+    num_active = sum(line in workers for line in active)
     return [line for line in lines if line.folder and line.folder not in folders] + workers[
         num_active:
     ]
@@ -240,6 +258,12 @@ def _settle(settings: Mapping[str, Any], trainer: Mapping[str, Any]) -> dict[str
         "gpus": devices if on_gpu else 0,
     }
     values |= {key: value for key, value in usual.items() if values[key] is None}
+    for option in values["extra"]:
+        if (name := option.lstrip("-").partition("=")[0]) in SET_HERE:
+            raise UsageError(
+                f"hydra.launcher.extra must not hold --{name}, which the script sets, got "
+                f"{option!r}. Leave it out, or use the setting of hydra.launcher for it."
+            )
     if values["stop_s"] >= values["time_min"] * 60:
         raise UsageError(
             f"hydra.launcher.stop_s must be less than a slot, hydra.launcher.time_min="

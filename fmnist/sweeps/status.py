@@ -1,6 +1,7 @@
 """What SLURM and the folder of each job say, side by side, and what to type next. Torch-free."""
 
 import contextlib
+import os
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -8,10 +9,11 @@ from typing import NamedTuple
 
 from fmnist import record
 from fmnist.errors import UserError
-from fmnist.sweeps import plan, scheduler, script, slurm
+from fmnist.sweeps import plan, script, slurm
 from fmnist.sweeps.plan import State
 from fmnist.sweeps.scheduler import Entry
 
+NUM_LOGS = 8  # of the workers of a search
 NUM_SHOWN = 20  # jobs that need no look, unless all are asked for
 
 
@@ -53,7 +55,8 @@ class Overview(NamedTuple):
     rows: list[Row]
     workers: list[Entry]  # of a search, which are at no job of their own
     again: str  # the line that submits what is missing, "" where none was submitted
-    asked: bool  # whether SLURM could be asked
+    is_search: bool
+    trouble: str  # why SLURM could not be asked
 
     @property
     def counts(self) -> Mapping[str, int]:
@@ -69,7 +72,7 @@ class Overview(NamedTuple):
         active = [row.entry for row in self.rows if row.entry] + self.workers
         left = [row for row in self.rows if row.needs_look and row.entry is None]
         lines = []
-        if self.again and (left and not self.workers):
+        if self.again and (left or self.is_search) and not self.workers:
             lines.append(f"Go on:  {self.again}")
         elif left and not self.workers and (self.folder / record.RECORD).exists():
             lines.append(f"Go on:  python scripts/resume.py {shlex.quote(str(self.folder))}")
@@ -85,7 +88,9 @@ def find(name: str) -> Path:
     """Return the folder of the sweep or run `name`, or of that path; raises UserError."""
     places = [Path(name), plan.SWEEPS / name, Path("runs") / name]
     for place in places:
-        if place.is_dir():
+        if name and any((place / part).exists() for part in (record.RECORD, script.FOLDER)):
+            return place
+        if name and place.parent in (plan.SWEEPS, Path("runs")) and place.is_dir():
             return place
     raise UserError(
         f"There is no sweep or run {name}: looked for {', '.join(map(str, places))}. "
@@ -95,15 +100,18 @@ def find(name: str) -> Path:
 
 def overview(folder: Path) -> Overview:
     """Bring together what the scripts, SLURM and the folders of a sweep or run say."""
-    asked = scheduler.has("squeue")
-    tasks = slurm.known(folder) if asked else []
+    trouble, tasks = "", []
+    try:
+        tasks = slurm.known(folder)
+    except UserError as error:
+        trouble = str(error)
     entries = {task.line.folder: task.entry for task in tasks if task.line.folder}
     workers = [task.entry for task in tasks if task.line.folder is None]
     records = sorted(folder.glob(f"*/{record.RECORD}"))
     places = [path.parent for path in records] or [folder] * (folder / record.RECORD).exists()
-    logs, again = _submitted(folder)
+    logs, again, is_search = _submitted(folder)
     rows = [_row(p, entries.get(p), logs.get(p)) for p in dict.fromkeys([*places, *logs])]
-    return Overview(folder, rows, workers, again, asked)
+    return Overview(folder, rows, workers, again, is_search, trouble)
 
 
 def _row(place: Path, entry: Entry | None, log: Path | None) -> Row:
@@ -115,17 +123,22 @@ def _row(place: Path, entry: Entry | None, log: Path | None) -> Row:
     return Row(place.name, entry, state, goal, log if log and log.exists() else None)
 
 
-def _submitted(folder: Path) -> tuple[dict[Path, Path], str]:
-    """Return the log of each job that was submitted, of its newest start, and the newest line."""
+def _submitted(folder: Path) -> tuple[dict[Path, Path], str, bool]:
+    """Return the log of each job that was submitted, of its newest start, and the newest line.
+
+    And whether that was a search, whose workers are at no job of their own.
+    """
     paths = (folder / script.FOLDER).glob(f"*{script.SUFFIX}")
-    logs, again = {}, ""
+    logs, again, is_search = {}, "", False
     for path in sorted(paths, key=lambda path: (path.stat().st_mtime_ns, path.name)):
         text = path.read_text("utf-8")
         again = script.again(text)
         for i, words in enumerate(script.tasks(text)):
-            if place := script.line(words).folder:
+            place = script.line(words).folder
+            is_search = is_search or place is None
+            if place:
                 logs[place] = slurm.log_path(path, i if script.is_array(text) else None)
-    return logs, again
+    return logs, again, is_search
 
 
 def lines(found: Overview, shows_all: bool) -> Sequence[str]:
@@ -133,14 +146,15 @@ def lines(found: Overview, shows_all: bool) -> Sequence[str]:
     counts = ", ".join(f"{number:,} {kind}" for kind, number in found.counts.items())
     noun = "job" if len(found.rows) == 1 else "jobs"
     told = [f"{found.folder}: {len(found.rows):,} {noun}{': ' if counts else ''}{counts}"]
-    if not found.asked:
-        told.append(
-            "squeue is not installed here: this is what the folders say, SLURM was not asked."
-        )
+    if found.trouble:
+        told.append(f"This is what the folders say; SLURM could not be asked. {found.trouble}")
     if found.workers:
         told.append(f"{len(found.workers)} workers: {' '.join(e.id for e in found.workers)}")
-    shown = [row for row in found.rows if row.needs_look]
-    shown += [row for row in found.rows if not row.needs_look]
+    if found.is_search:
+        newest = sorted((found.folder / script.FOLDER).glob("*.log"), key=os.path.getmtime)
+        told += [f"  log: {path}" for path in newest[-NUM_LOGS:]]
+    ranks = {"failed": 0, "interrupted": 1, "running": 2, "to do": 3}
+    shown = sorted(found.rows, key=lambda row: ranks.get(row.state.status, 4))
     if not shows_all:
         shown = shown[:NUM_SHOWN]
     return [*told, *_table(shown), *_rest(len(found.rows) - len(shown)), *found.next()]

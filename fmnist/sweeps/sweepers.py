@@ -14,6 +14,7 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
+from fmnist import consent
 from fmnist import overrides as words
 from fmnist.command import points, read_command
 from fmnist.errors import Interrupted, UsageError, exit_codes, raising
@@ -70,8 +71,9 @@ class JobSweeper(Sweeper):
         if not isinstance(self.launcher, SlurmLauncher):
             return None
         folder = self._folder()
-        config_dir = ["--config-dir", str(folder)] if folder else []
-        return self.launcher.submitter(jobs.folder, ["-m", *config_dir, *self.words()])
+        flags = ["-m", *["--trust"] * consent.is_given()]
+        flags += ["--config-dir", str(folder)] if folder else []
+        return self.launcher.submitter(jobs.folder, [*flags, *self.words()])
 
     def show(
         self, lines: Sequence[str], submitter: Submitter | None, tasks: Sequence[Line]
@@ -88,6 +90,7 @@ class JobSweeper(Sweeper):
         print("\n".join(receipt.lines()), flush=True)
         if submitter.settings["wait"]:
             slurm.wait(outcome.sweep.folder)
+            self.see(outcome)
             conclude(outcome)
             if any(not plan.state(job.folder).has_ended for job in outcome.jobs):
                 raise SystemExit(1)
@@ -96,6 +99,9 @@ class JobSweeper(Sweeper):
     def workers(self) -> int:
         """How many jobs the launcher runs at a time; one where a foreign launcher does not say."""
         return getattr(self.launcher, "num_workers", 1)
+
+    def see(self, outcome: Outcome) -> None:
+        """Take in the jobs that others have made meanwhile: in a grid there are none."""
 
     def words(self) -> list[str]:
         """Return the overrides that were typed."""
@@ -135,7 +141,8 @@ class Grid(JobSweeper):
     def _lines(self, outcome: Outcome) -> list[Line]:
         """Return the line of each job that has not ended."""
         config_dir = self._folder()
-        return [Line(job.overrides, job.folder, config_dir) for job in outcome.left]
+        trust = consent.is_given()
+        return [Line(job.overrides, job.folder, config_dir, trust) for job in outcome.left]
 
     def _plan(self, jobs: Sweep) -> list[Job]:
         return plan.unique(jobs.job(*point) for point in points(jobs.command))
@@ -183,7 +190,15 @@ class Search(JobSweeper):
         words = [word for word in self.words() if not word.startswith(replaced)]
         words += ["hydra/launcher=local", f"name='{outcome.sweep.name}'"]
         num_workers = min(submitter.settings["workers"], max(num_left, 0))
-        return [Line(words, None, self._folder())] * num_workers
+        return [Line(words, None, self._folder(), consent.is_given())] * num_workers
+
+    def see(self, outcome: Outcome) -> None:
+        study = self._study(outcome.sweep)
+        for job in study.known().values():
+            if job.folder not in outcome.before:
+                outcome.jobs.append(job)
+                outcome.before[job.folder] = plan.State("to do")
+        study.close()
 
     def _launch(self, study: "Study", outcome: Outcome, size: int) -> int:
         """Launch up to `size` trials, each proposed when there is a place for it."""

@@ -14,10 +14,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Literal
+from typing import Literal, TypeVar
 
 from fmnist import config as configs
 from fmnist import lock, record
@@ -26,7 +26,9 @@ from fmnist.errors import UserError, exit_codes
 from fmnist.sweeps import plan, scheduler, script
 
 BUSY_S = 10.0  # between two looks at a folder in which another process still works
+TRIES, RETRY_S = 4, 5.0  # of a question to SLURM; seconds between two
 SLOT_ENDS, TERMINATED = signal.SIGUSR1, signal.SIGTERM
+Answer = TypeVar("Answer")
 Next = Literal["done", "failed", "leave", "requeue", "stalled", "exhausted"]
 
 
@@ -62,11 +64,12 @@ class Task:
         """Run the line; returns the exit code of the job, 0 only where all is done."""
         for signum in (SLOT_ENDS, TERMINATED):
             signal.signal(signum, self._stop)
-        if self.starts.is_stalled(self.epochs_done()):  # the restart before was SLURM's own
-            return self._give_up()
+        if not (self.place and plan.state(self.place).has_ended):
+            if self.starts.is_stalled(self.epochs_done()):  # the restart before was SLURM's own
+                return self._give_up()
+            if self.restarts > self.max_restarts:
+                return self._end_exhausted()
         self.starts.add(self.epochs_done())
-        if self.restarts > self.max_restarts:
-            return self._end_exhausted()
         code = self._run()
         while code == 1 and self.signum is None and self._is_busy():
             _say(f"{self.folder} is still in use; looking again in {BUSY_S:.0f} s.")
@@ -84,9 +87,12 @@ class Task:
 
         A negative `code` is a signal. `status` is None for a worker.
         """
+        if status in record.ENDED:
+            return "done"
         if code == 0:
-            return "done" if status is None or status in record.ENDED else "failed"
-        if status == "failed" or 0 < code < 128:
+            return "done" if status is None else "failed"
+        was_killed = code < 0 or code > 128 or (code == 1 and status == "interrupted")
+        if status == "failed" or not was_killed:
             return "failed"
         if self.signum == TERMINATED:
             return "leave"  # to whoever ended it: a user, or SLURM, which starts it again by itself
@@ -119,9 +125,12 @@ class Task:
         status = plan.state(self.place).status if self.place else None
         decision = self.next(code, status)
         exit_code = 128 - code if code < 0 else code
-        if decision in ("done", "failed"):
+        if decision == "done":
             self.starts.clear()
-            return exit_code or int(decision == "failed")
+            return 0
+        if decision == "failed":
+            self.starts.clear()
+            return exit_code or 1
         try:
             self._wait_if_preempted()
             if decision == "stalled":
@@ -136,7 +145,7 @@ class Task:
 
     def _wait_if_preempted(self) -> None:
         """Let SLURM end a task that it preempts: one that ends by itself is not started again."""
-        if scheduler.has("scontrol") and scheduler.is_preempted(self.job):
+        if scheduler.has("scontrol") and _patiently(lambda: scheduler.is_preempted(self.job)):
             _say("Preempted: SLURM starts this task again.")
             while True:
                 signal.pause()
@@ -145,7 +154,7 @@ class Task:
         """Start again, in the next slot."""
         if not scheduler.has("scontrol"):
             raise UserError("scontrol is missing on this node, so the task cannot start again.")
-        scheduler.requeue(self.job)
+        _patiently(lambda: scheduler.requeue(self.job))
         _say(f"Requeued after {self.epochs_done()} epochs; restart {self.restarts + 1}.")
 
     def _end_exhausted(self) -> int:
@@ -167,7 +176,8 @@ class Task:
         if self.place is not None:
             try:
                 with _opened(self.place, self.words) as run:
-                    run.update(status="failed", error=reason)
+                    if run.data["status"] not in record.ENDED:
+                        run.update(status="failed", error=reason)
             except UserError as error:
                 _say(f"Cannot record it: {error}")
         return 1
@@ -204,6 +214,15 @@ def _opened(place: Path, words: Sequence[str]) -> Iterator[record.Record]:
     record.claim(place.parent, place.name, "")
     with lock.Lock(place):
         yield record.open_record(place, config, found.overrides)
+
+
+def _patiently(ask: Callable[[], Answer]) -> Answer:
+    """Return what SLURM answers; a controller that is busy is asked again a few times."""
+    for _ in range(TRIES - 1):
+        with contextlib.suppress(UserError):
+            return ask()
+        time.sleep(RETRY_S)
+    return ask()
 
 
 def _runs(folder: Path) -> list[Path]:
