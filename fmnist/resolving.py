@@ -57,9 +57,13 @@ def _variable(name: str, *default: Any) -> str | None:
 
 def told(error: BaseException | None) -> UsageError | None:
     """Return our own words within an error of OmegaConf or Hydra, if any."""
-    while error is not None and not isinstance(error, UsageError):
+    seen: set[int] = set()  # chains of OmegaConf's errors can come back to where they began
+    while error is not None and id(error) not in seen:
+        if isinstance(error, UsageError):
+            return error
+        seen.add(id(error))
         error = error.__cause__ or error.__context__
-    return error
+    return None
 
 
 def resolve(cfg: DictConfig | Mapping[str, Any]) -> dict[str, Any]:

@@ -261,3 +261,12 @@ def test_reading_a_command_starts_no_thread_and_writes_nothing(workdir: Path, gr
     before = sorted(workdir.rglob("*")), threading.active_count()
     read_command(["seed=1,2"], groups)
     assert (sorted(workdir.rglob("*")), threading.active_count()) == before
+
+
+def test_errors_that_cause_each_other_are_looked_through_once() -> None:
+    one, other = ValueError("one"), KeyError("other")
+    one.__cause__, other.__context__ = other, one
+    assert resolving.told(one) is None
+    mine = UsageError("mine")
+    other.__cause__ = mine
+    assert resolving.told(one) is mine
