@@ -19,6 +19,7 @@ from hydra.errors import InstantiationException
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.callbacks import EarlyStopping, EMAWeightAveraging
 from pytorch_lightning.profilers import AdvancedProfiler, Profiler, PyTorchProfiler, SimpleProfiler
+from pytorch_lightning.utilities import rank_zero_only
 from torch import nn
 
 from fmnist import arguments, process, schema, seeds
@@ -249,9 +250,11 @@ def isolated() -> Iterator[None]:
     precision, dtype = torch.get_float32_matmul_precision(), torch.get_default_dtype()
     anomaly = torch.is_anomaly_enabled(), torch.is_anomaly_check_nan_enabled()
     environment = dict(os.environ)
+    rank = getattr(rank_zero_only, "rank", 0)
     try:
         yield
     finally:
+        rank_zero_only.rank = rank  # of a run of several processes; others than 0 log nothing
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()  # or the next run would join this one's
         torch.set_rng_state(torch_rng)

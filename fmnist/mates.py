@@ -221,10 +221,11 @@ class Follower(Mates):
 
         Once training nothing is awaited: the first one may wait for this one to end.
         """
+        was_lost = bool(self.lost)  # before: the end of this link counts as a loss too
         is_sent = self._link.send(do="failed", text=text)
         self._link.end()
-        if self._is_ready or self.lost:
-            return is_sent and not self.lost
+        if self._is_ready or was_lost:
+            return is_sent and not was_lost
         return self.wait(lambda: self.verdict is not None, 4 * WORD_S)
 
     def close(self) -> None:

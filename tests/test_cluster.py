@@ -3,6 +3,7 @@ from typing import Any
 
 import pytest
 import torch
+from pytorch_lightning.utilities import rank_zero_only
 from test_launch import SRUN, TORCHRUN
 from torch import nn
 
@@ -25,6 +26,7 @@ def test_processes_are_counted() -> None:
     assert check("trainer.devices=3") == 3
     assert check("trainer.devices=2", "trainer.num_nodes=2", given=srun) == 4
     assert check("trainer=cpu") == 1
+    assert rank_zero_only.rank == 0, "the next run of this process logs again"
 
 
 @pytest.mark.parametrize(
