@@ -254,7 +254,7 @@ def isolated() -> Iterator[None]:
     try:
         yield
     finally:
-        rank_zero_only.rank = rank  # of a run of several processes; others than 0 log nothing
+        rank_zero_only.rank = rank  # type: ignore[attr-defined] # others than 0 log nothing
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()  # or the next run would join this one's
         torch.set_rng_state(torch_rng)
