@@ -197,7 +197,7 @@ def test_a_lock_that_is_no_file_holds_nobody_up(
     spoil(raw / ".lock", way)
     began = time.monotonic()
     sources.obtain(data_dir)
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 20
     assert {n: (raw / n).read_bytes() for n in files} == files
 
 
@@ -240,7 +240,7 @@ def test_a_server_that_drips_for_ever_is_left_in_time(
     began = time.monotonic()
     with pytest.raises(UserError, match=f"mirror {servers[0].url}: .*not done within 0 s\n"):
         sources.obtain(data_dir)
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 20
     assert servers[1].requests == []
 
 
