@@ -1,14 +1,15 @@
 """A single run as a SLURM job: `train.py -m hydra/launcher=slurm` without an axis."""
 
+import contextlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from fmnist import config as configs
 from fmnist import consent, record, run
 from fmnist.command import Command
 from fmnist.errors import UserError
-from fmnist.sweeps import plan, slurm
+from fmnist.sweeps import plan, script, slurm
 from fmnist.sweeps.script import Line
 from fmnist.sweeps.slurm import Submitter
 
@@ -31,20 +32,34 @@ def submit(asked: Command, words: Sequence[str], is_trial: bool) -> None:
     again += ["--config-dir", str(config_dir)] if config_dir else []
     again += [*words, *([] if config["name"] else [f"name={place.name}"])]
     settings = {k: v for k, v in asked.hydra.launcher.items() if k != "_target_"}
-    submitter = Submitter(place, settings, asked.cfg.trainer, again)
     line = Line(asked.typed, place, config_dir, consent.is_given())
-    is_done = record.decide(place, config, asked.typed, configs.defaults) == "finished"
-    if is_trial:
-        print(run.preview(asked.cfg, asked.typed), file=sys.stderr)
-        for text in submitter.preview([] if is_done else [line]):
-            print(text, end="")
-        return
-    if not is_done:
-        print("\n".join(submitter.submit([line]).lines()), flush=True)
+    with _no_empty_folder(place):
+        submitter = Submitter(place, settings, asked.cfg.trainer, again)
+        is_done = record.decide(place, config, asked.typed, configs.defaults) == "finished"
+        if is_trial:
+            print(run.preview(asked.cfg, asked.typed), file=sys.stderr)
+            for text in submitter.preview([] if is_done else [line]):
+                print(text, end="")
+            return
+        receipt = None if is_done else submitter.submit([line])
+    if receipt:
+        print("\n".join(receipt.lines()), flush=True)
         if not settings["wait"]:
             return
         slurm.wait(place)
     _show(place)
+
+
+@contextlib.contextmanager
+def _no_empty_folder(place: Path) -> Iterator[None]:
+    """Let no empty folder stay behind where a submission is refused."""
+    try:
+        yield
+    except UserError:
+        for folder in (place / script.FOLDER, place):
+            with contextlib.suppress(OSError):  # it is not empty, or was not made
+                folder.rmdir()
+        raise
 
 
 def _place(config: dict[str, object], is_trial: bool) -> Path:
