@@ -36,13 +36,12 @@ class Link:
         return False
 
     def messages(self) -> Iterator[Message]:
-        """Yield what arrives, until the other side ends."""
+        """Yield what arrives, until the other side ends, which may still listen."""
         with contextlib.suppress(OSError, ValueError):
             for line in self._lines:
                 message = json.loads(line)
                 if isinstance(message, dict):
                     yield message
-        self.close()
 
     def hear(self) -> Message:
         """Return the first message, {} where none comes in HELLO_S seconds."""

@@ -176,6 +176,8 @@ class Leader(Mates):
                     self._news.notify_all()
             elif message.get("do") == "failed":
                 how = f"with an error: {message['text']}"
+        if how == GONE:
+            link.close()  # else it waits to hear how all end
         self.lose(rank, how)
 
     def lose(self, rank: int, how: str) -> None:

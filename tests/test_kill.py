@@ -13,7 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from fmnist import proof, record
 
-pytestmark = pytest.mark.kill
+pytestmark = [pytest.mark.kill, pytest.mark.xdist_group("kills")]  # counted together
 
 TRAIN = str(PROJECT / "scripts" / "train.py")
 WORDS = [

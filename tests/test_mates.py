@@ -85,6 +85,20 @@ def test_why_a_follower_fails_is_known(leader: mates.Leader) -> None:
         leader.check()
 
 
+def test_one_that_fails_before_the_first_does_hears_how_all_end(leader: mates.Leader) -> None:
+    follower = mates.Follower(place(1))
+    heard: list[bool] = []
+    reporting = threading.Thread(target=lambda: heard.append(follower.report("Unknown key")))
+    reporting.start()
+    assert leader.wait(lambda: bool(leader.lost), 10)
+    leader.end(2, "Unknown key")
+    reporting.join(20)
+    assert heard == [True]
+    assert follower.verdict is not None
+    assert follower.verdict["code"] == 2
+    follower.close()
+
+
 def test_a_signal_of_one_stops_all() -> None:
     first = mates.Leader(place(0, size=3))
     followers = [mates.Follower(place(rank, size=3)) for rank in (1, 2)]

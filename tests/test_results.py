@@ -698,6 +698,7 @@ import sys
 from fmnist.errors import exit_codes, raising
 from fmnist.results import rerun
 import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in what a shell's & started
 with exit_codes(), raising(signal.SIGTERM):
     rerun.run("mlp", [sys.executable, "-c", sys.argv[1]])
 """
