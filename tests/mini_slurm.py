@@ -6,12 +6,14 @@ preempts `low`.
 """
 
 import contextlib
+import fcntl
 import os
 import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -72,11 +74,13 @@ def missing() -> str | None:
 
 def install() -> None:
     """Let apt install what is missing, as root on Debian or Ubuntu; elsewhere nothing happens."""
-    if os.geteuid() != 0 or missing() is None or shutil.which("apt-get") is None:
+    if os.geteuid() != 0 or shutil.which("apt-get") is None:
         return
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-    for words in (["update"], ["install", "-y", "--no-install-recommends", *PACKAGES]):
-        subprocess.run(["apt-get", "-q", *words], env=environment, timeout=300, check=False)
+    with _turn("install"):
+        for words in (["update"], ["install", "-y", "--no-install-recommends", *PACKAGES]):
+            if missing():
+                subprocess.run(["apt-get", "-q", *words], env=environment, timeout=300, check=False)
 
 
 class Cluster:
@@ -93,11 +97,12 @@ class Cluster:
     def start(self) -> None:
         for name in ("etc", "run", "log", "state", "spool/n1", "spool/n2"):
             (self.folder / name).mkdir(parents=True, exist_ok=True)
-        self._configure()
-        self._start_munge()
-        self._daemon("slurmctld")
-        for node in NODES:
-            self.start_node(node)
+        with _turn("start"):  # until its ports are taken
+            self._configure()
+            self._start_munge()
+            self._daemon("slurmctld")
+            for node in NODES:
+                self.start_node(node)
         self.wait_for_nodes("idle")
 
     def start_node(self, node: str) -> None:
@@ -192,6 +197,14 @@ def running(folder: Path) -> Iterator[Cluster]:
         yield cluster
     finally:
         cluster.stop()
+
+
+@contextlib.contextmanager
+def _turn(name: str) -> Iterator[None]:
+    """Wait until no other test process does the same."""
+    with (Path(tempfile.gettempdir()) / f"mini-slurm.{name}.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def _keeper(pid: int) -> int | None:

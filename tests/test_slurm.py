@@ -290,7 +290,7 @@ def test_slurm_node_loss(user: User, slurm: mini_slurm.Cluster) -> None:
     assert_like_uninterrupted(user, "runs/r", *words[:-1])
 
 
-def test_slurm_ddp_rank_kill(user: User) -> None:
+def test_slurm_ddp_rank_kill(user: User, slurm: mini_slurm.Cluster) -> None:
     """Two processes on two nodes, of which the second is killed."""
     ddp = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.max_epochs=4"]
     nodes = ["trainer.devices=1", "trainer.num_nodes=2"]
@@ -298,16 +298,17 @@ def test_slurm_ddp_rank_kill(user: User) -> None:
     job = submit(user, *SLOW, *ddp, *nodes, "name=r", setup)
     folder = user.folder / "runs" / "r"
     until(is_training(folder), "an epoch")
-    os.kill(_rank(1, job), signal.SIGKILL)
+    os.kill(_rank(1, job, slurm), signal.SIGKILL)
     until(is_finished(folder), "the end")
     assert len(record.read(folder).data["attempts"]) == 2
     assert record.read(folder).data["num_processes"] == 2
     assert_like_uninterrupted(user, "runs/r", *SLOW, *ddp, "trainer.devices=2")
 
 
-def _rank(rank: int, job: str) -> int:
+def _rank(rank: int, job: str, slurm: mini_slurm.Cluster) -> int:
     """Return the process of a rank of a job."""
-    marks = {f"SLURM_PROCID={rank}".encode(), f"SLURM_JOB_ID={job}".encode()}
+    conf = f"SLURM_CONF={slurm.environment['SLURM_CONF']}"
+    marks = {f"SLURM_PROCID={rank}".encode(), f"SLURM_JOB_ID={job}".encode(), conf.encode()}
     for path in Path("/proc").glob("[0-9]*/environ"):
         with contextlib.suppress(OSError):
             program, *words = path.with_name("cmdline").read_bytes().split(b"\0")
