@@ -148,25 +148,25 @@ def test_two_processes_train_the_jobs_of_a_sweep_like_one(user: User) -> None:
 
 
 @pytest.mark.slow
-def test_a_hundred_jobs_grow_neither_slower_nor_larger(user: User) -> None:
+def test_a_hundred_jobs_hold_neither_memory_nor_files(user: User) -> None:
+    """Their seconds are measured by `scripts/bench.py --measure sweep`."""
+    user.environment["OMP_NUM_THREADS"] = "1"
     process = user.start("-m", *SHORT, "trainer.max_epochs=1", "seed=range(101)", "name=s")
     assert process.stderr is not None
-    seen = []  # of every tenth job: time, resident kB, open files
+    seen = []  # of every tenth job: resident kB, open files
     for line in process.stderr:
         if re.match(r"\[\d*1/101\]", line):
             status = Path(f"/proc/{process.pid}/status").read_text()
             resident = re.search(r"VmRSS:\s+(\d+) kB", status)
             assert resident is not None
             files = len(os.listdir(f"/proc/{process.pid}/fd"))
-            seen.append((time.monotonic(), int(resident[1]), files))
+            seen.append((int(resident[1]), files))
     process.communicate(timeout=60)
     assert process.returncode == 0
-    times, sizes, files = zip(*seen, strict=True)
-    assert len(times) == 11
-    assert sizes[-1] < 1.03 * sizes[2]
+    sizes, files = zip(*seen, strict=True)
+    assert len(sizes) == 11
+    assert sizes[-1] < 1.06 * sizes[2]
     assert files[-1] == files[2]
-    early, late = times[5] - times[1], times[10] - times[6]
-    assert late < 1.5 * early  # the machine may have other things to do, a leak would be worse
 
 
 @pytest.mark.kill
