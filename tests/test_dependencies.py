@@ -1,5 +1,6 @@
 """What is installed beside this project: no known hole, and only licences that permit it."""
 
+import itertools
 import re
 import tomllib
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Any
 
 import pytest
 from conftest import PROJECT
+from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
@@ -33,6 +35,25 @@ def test_no_pinned_version_has_a_known_hole() -> None:
         f"{hole['package']}=={versions[hole['package']]}: {hole['id']}, {hole['what']}"
         for hole in HOLES["hole"]
         if hole["package"] in versions and is_hit(versions[hole["package"]], hole)
+    ]
+    assert not found, "\n".join(found)
+
+
+def test_no_range_begins_with_a_known_hole() -> None:
+    project = tomllib.loads((PROJECT / "pyproject.toml").read_text("utf-8"))["project"]
+    extras = project["optional-dependencies"].values()
+    named = [Requirement(text) for text in [*project["dependencies"], *itertools.chain(*extras)]]
+    floors = {
+        need.name: Version(part.version)
+        for need in named
+        for part in need.specifier
+        if part.operator == ">="
+    }
+    assert {"torch", "pytorch-lightning", "pillow"} <= set(floors)
+    found = [
+        f"{hole['package']}>={floors[hole['package']]}: {hole['id']}, {hole['what']}"
+        for hole in HOLES["hole"]
+        if hole["package"] in floors and is_hit(floors[hole["package"]], hole)
     ]
     assert not found, "\n".join(found)
 
