@@ -47,6 +47,7 @@ def _is_out_of_memory(error: BaseException) -> bool:
 def note_bug(run: record.Record, error: BaseException) -> None:
     """Keep the traceback of a bug of ours, and record that the run failed."""
     with contextlib.suppress(UserError):
+        run.guard()
         record.write_atomically(run.folder / "error.txt", traceback.format_exc())
         print(f"This is a bug; its traceback is in {run.folder}/error.txt", file=sys.stderr)
     close(run, status="failed", error=f"{type(error).__name__}: {error}")

@@ -70,6 +70,7 @@ def fit(
                 raise
             stop.check()
     if lock:
+        lock.check()
         lock.note("recording")
         _complete(run, config)
 

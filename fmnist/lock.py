@@ -9,8 +9,6 @@ elsewhere, by a heartbeat that stays quiet.
 import contextlib
 import json
 import os
-import socket
-import subprocess
 import sys
 import threading
 import time
@@ -19,13 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from fmnist.errors import BusyError, UserError
+from fmnist.holders import is_alive, myself, ours
 from fmnist.reading import MAX_TEXT, open_bounded, read_json
 
 LOCK = ".lock"
 BEAT_S = 5.0
 QUIET_S = 30.0  # six missed beats
 STALE_S = 600.0
-_ours: set[str] = set()  # tokens of the locks that this process holds
 
 
 class Lock:
@@ -37,15 +35,15 @@ class Lock:
 
     def __init__(self, folder: Path, name: str = LOCK) -> None:
         self.path = folder / name
-        self.holder = {**_myself(), "token": uuid.uuid4().hex, "phase": "starting"}
+        self.holder = {**myself(), "token": uuid.uuid4().hex, "phase": "starting"}
         self.lost = False
         self._done = threading.Event()
 
     def take(self) -> bool:
         """Take the lock where it is free or its holder is known to be dead; else return False."""
-        _ours.add(self.holder["token"])  # before others can read it
+        ours.add(self.holder["token"])  # before others can read it
         if not self._make():
-            _ours.discard(self.holder["token"])
+            ours.discard(self.holder["token"])
             return False
         threading.Thread(target=self._beat, daemon=True).start()
         return True
@@ -55,7 +53,7 @@ class Lock:
             holder = _read(self.path)
             if holder is None:
                 continue
-            if _is_alive(holder) is not False:
+            if is_alive(holder) is not False:
                 return False
             _remove(self.path, holder)
         return True
@@ -65,11 +63,11 @@ class Lock:
             holder = _read(self.path)
             if holder is None:
                 continue
-            if _is_alive(holder) is None:
+            if is_alive(holder) is None:
                 who = holder.get("host", "an unknown host")
                 line = f"was in use on {who}; watching {QUIET_S:.0f} s whether it still is."
                 print(f"{self.path.parent} {line}", file=sys.stderr)
-            if _is_alive(holder) or (_is_alive(holder) is None and _beats(self.path)):
+            if is_alive(holder) or (is_alive(holder) is None and _beats(self.path)):
                 raise _busy(self.path.parent, holder)
             _remove(self.path, holder)
         return self
@@ -78,7 +76,7 @@ class Lock:
         self._done.set()
         if not self.lost:
             _remove(self.path, self.holder)
-        _ours.discard(
+        ours.discard(
             self.holder["token"]
         )  # last, or another thread would remove it as a dead one's
 
@@ -86,22 +84,27 @@ class Lock:
         """Tell others what this process is doing."""
         self.holder["phase"] = phase
         with contextlib.suppress(OSError):  # a full disk is met where it matters
-            if not self.lost:
+            if not self.is_lost():
                 _write(self.path, self.holder)
 
     def check(self) -> None:
         """Raise UserError when another process has taken the folder, after a long sleep of ours."""
-        if self.lost:
+        if self.is_lost():
             raise UserError(
                 f"{self.path.parent} was taken over by another process while this one was stopped "
                 "or cut off. The other one goes on."
             )
 
+    def is_lost(self) -> bool:
+        """Look whether another process has taken the folder; a lock that cannot be read stays."""
+        holder = _read(self.path)
+        if holder is None or holder.get("token", self.holder["token"]) != self.holder["token"]:
+            self.lost = True
+        return self.lost
+
     def _beat(self) -> None:
         while not self._done.wait(BEAT_S):
-            holder = _read(self.path)
-            if holder is None or holder.get("token") != self.holder["token"]:
-                self.lost = True
+            if self.is_lost():
                 return
             with contextlib.suppress(OSError):
                 os.utime(self.path)
@@ -110,7 +113,7 @@ class Lock:
 def refuse_if_busy(folder: Path) -> None:
     """Raise BusyError at once when a process of this machine works in `folder`."""
     holder = read(folder)
-    if holder and _is_alive(holder):
+    if holder and is_alive(holder):
         raise _busy(folder, holder)
 
 
@@ -137,7 +140,7 @@ def is_held(folder: Path) -> bool:
     holder = read(folder)
     if holder is None:
         return False
-    alive = _is_alive(holder)
+    alive = is_alive(holder)
     if alive is None:
         return time.time() - (stamp(folder / LOCK) or 0) / 1e9 < STALE_S
     return alive
@@ -156,21 +159,6 @@ def _parse(path: Path) -> dict[str, Any]:
     except ValueError:
         return {}
     return holder if isinstance(holder, dict) else {}
-
-
-def _is_alive(holder: dict[str, Any]) -> bool | None:
-    """Return whether the holder lives, or None where only its heartbeat can tell."""
-    host, boot, processes = _machine()
-    if holder.get("host") != host or not isinstance(holder.get("pid"), int):
-        return None
-    if holder.get("boot") != boot:
-        # This machine has started anew since, unless its name says nothing.
-        return None if host == "localhost" or not boot else False
-    if holder.get("processes") != processes:
-        return None
-    if holder["pid"] == os.getpid() and holder.get("token") not in _ours:
-        return False  # left by this process where the disk did not let it go
-    return bool(_started(int(holder["pid"])) == holder.get("started", ""))
 
 
 def _beats(path: Path) -> bool:
@@ -255,37 +243,3 @@ def _put_back(aside: Path, path: Path) -> None:
             os.replace(aside, path)
             return
     aside.unlink()
-
-
-def _myself() -> dict[str, Any]:
-    pid = os.getpid()
-    host, boot, processes = _machine()
-    return {
-        "host": host,
-        "boot": boot,
-        "processes": processes,
-        "pid": pid,
-        "started": _started(pid),
-    }
-
-
-def _machine() -> tuple[str, str, str]:
-    """Return the host's name, its current boot and the namespace in which pids are unique."""
-    boot = processes = ""
-    with contextlib.suppress(OSError):
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        processes = os.readlink("/proc/self/ns/pid")
-    return socket.gethostname(), boot, processes
-
-
-def _started(pid: int) -> str | None:
-    """Return a mark of when process `pid` started, None when there is no such process."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        if Path("/proc/self/stat").exists():
-            return None
-        words = ["ps", "-o", "lstart=,state=", "-p", str(pid)]  # macOS
-        listed = subprocess.run(words, capture_output=True, text=True, check=False).stdout.strip()
-        return listed[:-1].strip() if listed and not listed.endswith("Z") else None
-    return None if fields[0] in "ZX" else fields[19]  # a zombie is dead; field 22: start time

@@ -56,13 +56,15 @@ Defaults = Callable[[Sequence[str]], Mapping[str, Any]]  # overrides -> flat con
 class Record:
     """run.json of one run, rewritten whole and atomically by every `update`.
 
-    Where several processes train together, all but the first only read (`writes` is false).
+    Where several processes train together, all but the first only read (`writes` is false). Nothing
+    is written when `guard` raises: a process that lost its folder leaves it to the one that has it.
     """
 
     def __init__(self, folder: Path, data: dict[str, Any], writes: bool = True) -> None:
         self.folder = folder
         self.data = data
         self.writes = writes
+        self.guard: Callable[[], None] = lambda: None
         self._began: float | None = None  # when this process's attempt did
 
     def update(self, **fields: Any) -> None:
@@ -72,6 +74,7 @@ class Record:
             attempts[-1]["seconds"] = round(time.monotonic() - self._began, 3)
             self.data["duration_s"] = round(sum(a.get("seconds", 0) for a in attempts), 3)
         if self.writes:
+            self.guard()
             text = json.dumps(self.data, indent=2) + "\n"
             write_atomically(self.folder / RECORD, text)
 

@@ -113,8 +113,8 @@ def _train(asked: _Asked, mates: Mates | None) -> record.Record:
             _tell(mates, do="finished", folder=str(place))
             return record.read(place)
         run = record.open_record(place, config, overrides)
-        if taken:
-            run.data["weights"] = taken
+        run.guard = lock.check
+        run.data |= {"weights": taken} if taken else {}
         if place.parent == RUNS:
             record.point_latest(place)
         with contextlib.nullcontext() if asked.is_named else _resume_line(place):

@@ -33,6 +33,7 @@ class Phases(Callback):
         self.lock.note(f"validating epoch {trainer.current_epoch + 1}")
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.lock.check()  # before anything is saved
         self.lock.note(f"saving epoch {trainer.current_epoch + 1}")
 
     def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

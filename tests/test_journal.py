@@ -59,7 +59,7 @@ def test_a_holder_elsewhere_is_left_alone_as_long_as_it_beats(
 ) -> None:
     now = time.time
     monkeypatch.setattr(time, "time", lambda: now() + 100_000)  # no clock is compared
-    monkeypatch.setattr(lock, "_is_alive", lambda _: None)  # as on another machine
+    monkeypatch.setattr(lock, "is_alive", lambda _: None)  # as on another machine
     path = tmp_path / ".trial-3"
     holder, other = FileLock(path), FileLock(path)
     assert holder.acquire(wait=False)

@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 import subprocess
@@ -8,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from fmnist import lock
+from fmnist import holders, lock
 from fmnist.errors import UserError
 from fmnist.lock import Lock
 
@@ -86,7 +87,6 @@ def test_quiet_lock_of_another_machine_is_taken_over(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == []
 
 
-@pytest.mark.usefixtures("hurry")
 def test_beating_lock_of_another_machine_is_respected(tmp_path: Path) -> None:
     hold_elsewhere(tmp_path)
     done = threading.Event()
@@ -130,26 +130,80 @@ def test_holder_notices_that_it_was_taken_over(tmp_path: Path) -> None:
     with Lock(tmp_path) as held:
         held.check()
         hold_elsewhere(tmp_path)
-        time.sleep(0.3)
+        deadline = time.monotonic() + 20
+        while not held.lost and time.monotonic() < deadline:  # by its heartbeat
+            time.sleep(0.01)
         with pytest.raises(UserError, match="was taken over by another process"):
             held.check()
     assert lock.is_held(tmp_path), "the other's lock stays"
 
 
+def test_who_was_taken_over_sees_it_before_its_next_beat_and_writes_nothing(tmp_path: Path) -> None:
+    with Lock(tmp_path) as held:
+        hold_elsewhere(tmp_path)
+        held.note("training epoch 2")
+        holder = lock.read(tmp_path)
+        assert holder is not None
+        assert holder["host"] == "node7"
+        with pytest.raises(UserError, match="was taken over by another process"):
+            held.check()
+
+
+@pytest.mark.usefixtures("hurry")
+def test_a_lock_that_cannot_be_read_for_a_while_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[Path] = []
+
+    def refused(path: Path) -> object:
+        looks.append(path)
+        raise OSError(errno.ESTALE, "Stale file handle")
+
+    with Lock(tmp_path) as held:
+        monkeypatch.setattr(lock, "read_json", refused)
+        deadline = time.monotonic() + 20
+        while len(looks) < 3 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        held.check()
+        monkeypatch.undo()
+        held.check()
+    assert len(looks) >= 3
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_process_of_which_nothing_is_seen_may_live(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with hidepid=2, where /proc does not show the processes of other users."""
+
+    def kill(pid: int, signum: int) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(os, "kill", kill)
+    unseen = 4_194_400  # above the largest pid of Linux
+    assert holders.is_alive({**holders.myself(), "pid": unseen, "token": "x"}) is None
+    monkeypatch.undo()
+    assert holders.is_alive({**holders.myself(), "pid": unseen, "token": "x"}) is False
+
+
 def test_one_of_many_starters_wins(tmp_path: Path) -> None:
-    code = HOLD.replace("time.sleep(60)", "time.sleep(1)").replace("'held'", "'held'")
+    code = HOLD.replace("time.sleep(60)", "sys.stdin.read()")
     code = "import time, sys; time.sleep(max(0, float(sys.argv[2]) - time.time()))\n" + code
     at = str(time.time() + 1.5)
     starters = [
         subprocess.Popen(
             [sys.executable, "-c", code, str(tmp_path), at],
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
         )
         for _ in range(5)
     ]
-    outputs = [s.communicate(timeout=60)[0] for s in starters]
+    deadline = time.monotonic() + 60
+    while sum(s.poll() is None for s in starters) > 1 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    outputs = [s.communicate(timeout=60)[0] for s in starters]  # the end of stdin ends who holds it
     assert outputs.count("held\n") == 1
     assert os.listdir(tmp_path) == []
 

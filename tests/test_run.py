@@ -644,6 +644,35 @@ def test_folder_in_use_is_left_alone(finished: Path, tmp_path: Path) -> None:
         assert hashes(folder) == before
 
 
+@pytest.mark.parametrize("step", ["training_step", "test_step"])
+@pytest.mark.parametrize("then", [None, RuntimeError("a bug"), Interrupted(signal.SIGTERM)])
+def test_a_run_that_lost_its_folder_leaves_it_to_the_other_one(
+    step: str, then: BaseException | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after a long sleep in which a process on another machine went on with it to the end."""
+    folder, before = Path("runs/lost"), {}
+    ordinary = getattr(classifier.Classifier, step)
+
+    def taken_over(self: Any, *args: Any) -> Any:
+        if not before:
+            data = json.loads((folder / "run.json").read_text())
+            (folder / "run.json").write_text(json.dumps({**data, "status": "finished"}))
+            (folder / ".lock").write_text('{"host": "node7", "pid": 41, "token": "t"}')
+            before.update(hashes(folder))
+            if then:
+                raise then
+        return ordinary(self, *args)
+
+    monkeypatch.setattr(classifier.Classifier, step, taken_over)
+    with pytest.raises(type(then) if then else UserError):
+        run.train([*FAST, "figures=none", "name=lost"])
+    after = hashes(folder)
+    kept = ("run.json", ".lock", "error.txt", "best.ckpt", "last.ckpt")
+    assert {k: v for k, v in after.items() if k.endswith(kept)} == {
+        k: v for k, v in before.items() if k.endswith(kept)
+    }
+
+
 def test_epoch_cut_short_is_partial_and_its_speed_is_real() -> None:
     done = run.train([*FAST, "trainer.max_steps=13", "figures=none"])
     assert done.data["partial"] is True

@@ -116,7 +116,7 @@ def test_a_living_owner_is_waited_for_whatever_the_clocks_say(
     tmp_path: Path, monkeypatch: Patch
 ) -> None:
     monkeypatch.setattr(lock, "BEAT_S", 0.02)
-    monkeypatch.setattr(lock, "_is_alive", lambda _: None)  # as on another machine
+    monkeypatch.setattr(lock, "is_alive", lambda _: None)  # as on another machine
     monkeypatch.setattr(turns, "WAIT_S", 1.0)
     now = time.time
     monkeypatch.setattr(time, "time", lambda: now() + 100_000)
