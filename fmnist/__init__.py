@@ -1,5 +1,7 @@
 """Experiments on Fashion-MNIST with PyTorch, Lightning and Hydra."""
 
+import os
+
 __version__ = "0.1.0"
 
 CLASSES = (
@@ -14,3 +16,6 @@ CLASSES = (
     "Bag",
     "Ankle boot",
 )
+
+if not os.environ.get("COLUMNS", "80").isdecimal():
+    del os.environ["COLUMNS"]  # rich takes "²" for a number of columns

@@ -136,9 +136,18 @@ def answering() -> Iterator[None]:
     with exit_codes():
         if sys.stdout is None:
             raise UsageError("stdout is closed: there is no place for the answer.")
+        with speaking():
+            yield
+
+
+@contextlib.contextmanager
+def speaking() -> Iterator[None]:
+    """End as `answering` does, but for a stdout that is closed: what is said then is no answer."""
+    with exit_codes():
         try:
             yield
-            sys.stdout.flush()
+            if sys.stdout is not None:
+                sys.stdout.flush()
         except BrokenPipeError:
             _forget_stdout()
         except OSError as error:

@@ -20,7 +20,10 @@ def verify(train: Sequence[str], folder: Path, num_kills: int, seed: int, say: S
 
     Each kill comes at a moment drawn uniformly from the time the rest should take.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{folder}: {error.strerror}. Name another folder.") from None
     whole, killed = folder / "runs" / "whole", folder / "runs" / "killed"
     begin = time.monotonic()
     _finish([*train, "name=whole"], folder)
@@ -59,7 +62,11 @@ def differences(one: Path, other: Path) -> list[str]:
         if missing:
             found.append(f"{' and '.join(missing)} missing")
             continue
-        a, b = (checkpoint.read(file)["state_dict"] for file in files)
+        try:
+            a, b = (checkpoint.read(file)["state_dict"] for file in files)
+        except checkpoint.CheckpointError as error:
+            found.append(f"{name}.ckpt ({error})")
+            continue
         wrong = [k for k in {*a, *b} if k not in a or k not in b or not torch.equal(a[k], b[k])]
         found += [f"{name}.ckpt ({', '.join(sorted(wrong))})"] if wrong else []
     if record.read(one).scores != record.read(other).scores:

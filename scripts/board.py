@@ -45,6 +45,10 @@ def _check_local(words: list[str]) -> None:
                     f"--host must be {' | '.join(LOCAL)}, got {value!r}: TensorBoard is for this "
                     "machine only. Use ssh -L."
                 )
+        if len(name) > 3 and "--port".startswith(name):
+            value = value or "".join(words[i + 1 : i + 2])
+            if value != "default" and not (value.isdecimal() and int(value) < 65_536):
+                raise UsageError(f"--port must be 0 to 65535, got {value!r}. 0 takes a free one.")
 
 
 def _find_runs(path: str) -> Iterable[str]:

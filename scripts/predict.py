@@ -81,6 +81,11 @@ def _predict(args: argparse.Namespace) -> bool:
         files_are = "file that is" if num_skipped == 1 else "files that are"
         notes.append(f"Skipped {num_skipped:,} {files_are} not named like pictures.")
     report.tell(notes)
+    if args.preview and args.preview.exists() and any(map(args.preview.samefile, files)):
+        raise UsageError(
+            f"--preview {args.preview} is one of the pictures, and would replace it. Name another "
+            "file."
+        )
     if not files:
         raise UserError(f"There is no picture in {', '.join(args.paths)}.")
     from fmnist.run import load  # imports torch, once there is work

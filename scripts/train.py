@@ -1,8 +1,11 @@
 """Train a classifier: `python scripts/train.py trainer.max_epochs=10`; see --help."""
 
 import functools
+import io
 import sys
 from argparse import Namespace
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from pathlib import Path
 
 from fmnist import errors
@@ -25,7 +28,7 @@ def train(cfg: DictConfig, folder: Path | None) -> float | None:
     """Train a single run, or one job of a sweep."""
     if HydraConfig.get().mode == RunMode.MULTIRUN:
         return jobs.run_job(cfg)
-    with exit_codes():
+    with errors.speaking(), exit_codes():
         words = [word.lstrip("+") for word in HydraConfig.get().overrides.task]
         done = run.train(cfg, overrides=words, folder=folder)
         if not is_follower():
@@ -36,6 +39,11 @@ def train(cfg: DictConfig, folder: Path | None) -> float | None:
 
 
 def main() -> None:
+    with errors.speaking():
+        _main()
+
+
+def _main() -> None:
     sys.path.append(str(Path.cwd()))  # for a user's own classes
     with exit_codes():
         is_trial, is_trusting, folder = _take_flags()
@@ -48,7 +56,17 @@ def main() -> None:
         if _prepare(args, is_trial, folder):
             plugins.register()
             task = functools.update_wrapper(functools.partial(train, folder=folder), train)
-            hydra.main(str(CONF_DIR), "train", version_base="1.3")(task)()
+            with _held_back() if args.cfg or args.info or args.hydra_help else nullcontext():
+                hydra.main(str(CONF_DIR), "train", version_base="1.3")(task)()
+
+
+@contextmanager
+def _held_back() -> Iterator[None]:
+    """Print what Hydra shows when all of it is there: it takes a broken stdout for a bug."""
+    shown = io.StringIO()
+    with redirect_stdout(shown):
+        yield
+    print(shown.getvalue(), end="")
 
 
 def _take_flags() -> tuple[bool, bool, Path | None]:
@@ -80,6 +98,7 @@ def _prepare(args: Namespace, is_trial: bool, folder: Path | None) -> bool:
         raise UsageError("The root config is conf/train.yaml. Add groups with --config-dir.")
     if args.experimental_rerun:
         raise UsageError("Go on with a run by scripts/resume.py: no pickles are read here.")
+    _check_display(args)
     config_dir = Path(args.config_dir) if args.config_dir else None
     asked = command.read_command(args.overrides, config_dir)
     if asked.is_sweep and not args.multirun:
@@ -104,6 +123,15 @@ def _prepare(args: Namespace, is_trial: bool, folder: Path | None) -> bool:
         flags = [word for word in flags if word not in ("-m", "--multirun")]
     sys.argv[1:] = [*flags, *asked.overrides, *["++hydra.sweeper.dry_run=true"] * is_trial]
     return True
+
+
+def _check_display(args: Namespace) -> None:
+    """Raise UsageError for options of Hydra's that show a config where they show none."""
+    if args.cfg and args.multirun:
+        raise UsageError("--cfg shows the config of one run: leave out -m and its axes.")
+    for name in ("resolve", "package"):
+        if getattr(args, name) and not args.cfg:
+            raise UsageError(f"--{name} goes with --cfg, as in --cfg job --{name}.")
 
 
 def _submit(args: Namespace, asked: command.Command, is_trial: bool, folder: Path | None) -> None:

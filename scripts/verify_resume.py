@@ -11,8 +11,10 @@ import sys
 import tempfile
 from pathlib import Path
 
-from fmnist import config, consent, proof
 from fmnist.errors import exit_codes
+
+with exit_codes():  # Ctrl-C may come while these are imported
+    from fmnist import config, consent, proof
 
 
 def main() -> None:

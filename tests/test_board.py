@@ -53,3 +53,12 @@ def test_showing_it_to_other_machines_is_refused(words: list[str]) -> None:
     assert done.returncode == 2
     assert "TensorBoard is for this machine only. Use ssh -L." in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("words", [["--port", "-5"], ["--port=65536"], ["--port", "x"]])
+def test_a_port_that_is_none_is_refused(words: list[str]) -> None:
+    script = [sys.executable, str(PROJECT / "scripts" / "board.py"), *words]
+    done = subprocess.run(script, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 2
+    assert done.stderr.startswith("Error: --port must be 0 to 65535, got ")
+    assert len(done.stderr.splitlines()) == 1

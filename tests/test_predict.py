@@ -125,6 +125,7 @@ def test_the_preview_shows_the_first_and_says_so(tmp_path: Path) -> None:
         (["run", "folder"], 1, "There is no picture in folder."),
         (["run", "a.png", "--preview", "sheet.jpg"], 2, "must name a file that ends in .png"),
         (["run", "a.png", "--preview", "no/sheet.png"], 2, "there is no folder no"),
+        (["run", ".", "--preview", "./a.png"], 2, "--preview a.png is one of the pictures"),
         (["run", "a.png", "--format", "xml"], 2, "invalid choice: 'xml'"),
         (["run"], 2, "the following arguments are required: PATH"),
     ],

@@ -70,6 +70,19 @@ def test_missing_weights_are_no_agreement(tmp_path: Path) -> None:
     assert any("missing" in difference for difference in proof.differences(one, other))
 
 
+def test_damaged_weights_are_no_agreement(tmp_path: Path) -> None:
+    one, other = write_run(tmp_path / "one"), write_run(tmp_path / "other")
+    (other / "checkpoints" / "best.ckpt").write_bytes(b"PK damaged")
+    (difference,) = proof.differences(one, other)
+    assert difference.startswith("best.ckpt (")
+
+
+def test_a_folder_that_cannot_be_made_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"file: File exists\. Name another folder\."):
+        proof.verify([sys.executable], tmp_path / "file", 1, 0)
+
+
 @pytest.mark.parametrize("weight", [pytest.param(1.0, marks=pytest.mark.slow), 2.0])
 def test_verify_kills_and_compares(tmp_path: Path, weight: float) -> None:
     write_run(tmp_path / "source" / "whole")

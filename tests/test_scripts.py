@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import PROJECT, Run
@@ -88,6 +89,9 @@ def test_off_a_terminal_one_plain_line_per_epoch_and_never_twice(
         (["seed=0,1"], "seed has several values, which is a sweep: add -m."),
         (["-m", "seed=0,1", "optim.lr=1e-3,-1"], "optim.lr must be > 0, got -1."),
         (["--config-dir", "/nonexistent", "seed=1"], "/nonexistent"),
+        (["--resolve"], "--resolve goes with --cfg, as in --cfg job --resolve."),
+        (["--package", "model"], "--package goes with --cfg"),
+        (["-m", "--cfg", "job", "seed=1,2"], "--cfg shows the config of one run: leave out -m"),
     ],
 )
 def test_mistake_is_one_line_and_exit_2(
@@ -209,6 +213,46 @@ def test_help_is_what_hydra_would_print(script: Run) -> None:
     ours, hydras = script("train.py", "--help"), script("train.py", "--help", "seed=0")
     assert hydras.returncode == 0
     assert ours.stdout.split() == hydras.stdout.split()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux")
+@pytest.mark.parametrize("words", [["--help"], ["--cfg", "job"], ["--dry-run", "name=a"]])
+def test_a_stdout_that_takes_nothing_is_no_bug(words: list[str], tmp_path: Path) -> None:
+    command = [sys.executable, str(TRAIN), *words]
+    options: dict[str, Any] = {"cwd": tmp_path, "stderr": subprocess.PIPE, "text": True}
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(command, stdout=full, check=False, **options)
+    assert done.returncode == 1
+    assert done.stderr == "Error: Cannot write the answer on stdout (No space left on device).\n"
+    with subprocess.Popen(command, stdout=subprocess.PIPE, **options) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 0
+
+
+def test_a_width_of_the_terminal_that_is_no_number_is_ignored(script: Run, tmp_path: Path) -> None:
+    done = script("compare.py", env={**os.environ, "COLUMNS": "\N{SUPERSCRIPT TWO}"})
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("name", ["resume.py", "verify_resume.py"])
+def test_ctrl_c_during_the_imports_is_no_bug(name: str, tmp_path: Path) -> None:
+    (tmp_path / "torch.py").touch()
+    (tmp_path / "yaml.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
+    lines = "import signal, sys, runpy\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    lines += f"sys.argv = ['{name}', 'runs/a']\n"
+    lines += f"runpy.run_path({str(PROJECT / 'scripts' / name)!r}, run_name='__main__')"
+    done = subprocess.run(
+        [sys.executable, "-c", lines],
+        env={**os.environ, "PYTHONPATH": f"{tmp_path}:{PROJECT}"},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (130, "Interrupted.\n")
 
 
 def test_cfg_job_prints_the_config_and_starts_nothing(script: Run, tmp_path: Path) -> None:
