@@ -2,26 +2,35 @@
 
 import json
 import math
+import os
 import random
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import optuna
 import pytest
+from fake_slurm import FakeSlurm
+from omegaconf import OmegaConf
 from optuna.distributions import FloatDistribution
 from optuna.trial import Trial, TrialState
 
-from fmnist import record
+from fmnist import lock, record
 from fmnist.command import Command, read_command
 from fmnist.errors import UsageError, UserError
 from fmnist.lock import Lock
-from fmnist.sweeps.journal import JOURNAL, FileLock
+from fmnist.sweeps.journal import Journal
+from fmnist.sweeps.looks import Looks
 from fmnist.sweeps.plan import Job, Sweep
 from fmnist.sweeps.sampler import SeededSampler
+from fmnist.sweeps.slurm import SlurmLauncher
 from fmnist.sweeps.study import Monitor, Study
+from fmnist.sweeps.sweepers import Search
+from fmnist.sweeps.trials import JOURNAL, num_left
 
 pytestmark = pytest.mark.usefixtures("workdir")
 
@@ -133,9 +142,7 @@ def test_it_learns(asked: Command) -> None:
 
 def interruptions(rng: random.Random, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     """Return a function that arms the next kill, at a random write to the journal."""
-    from optuna.storages.journal import JournalFileBackend
-
-    append = JournalFileBackend.append_logs
+    append = Journal.append_logs
     left = [0]
 
     def counted(self: Any, logs: list[dict[str, Any]]) -> None:
@@ -147,7 +154,7 @@ def interruptions(rng: random.Random, monkeypatch: pytest.MonkeyPatch) -> Callab
             left[0] = 0
             raise Killed
 
-    monkeypatch.setattr(JournalFileBackend, "append_logs", counted)
+    monkeypatch.setattr(Journal, "append_logs", counted)
 
     def arm() -> None:
         left[0] = rng.randint(1, 25)
@@ -396,7 +403,7 @@ def test_a_lock_of_a_killed_process_is_free(name: str, asked: Command) -> None:
     holder = subprocess.Popen([sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE)
     assert holder.stdout is not None
     assert holder.stdout.readline() == b"held\n"
-    assert FileLock(path).acquire(wait=False) is False
+    assert Looks().is_alive(path)
     holder.kill()
     holder.communicate()
     complete(asked, n_trials=2)
@@ -413,3 +420,182 @@ def test_a_proposed_trial_is_its_proposers_before_its_job_begins(asked: Command)
     one.close()  # its process dies
     number, _ = next(open_study(asked, n_trials=2).propose())
     assert number == 0
+
+
+class Elsewhere:
+    """Locks as a process on another machine holds them: they beat until it is killed."""
+
+    def __init__(self, *paths: Path) -> None:
+        self.paths = paths
+        for path in paths:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps({"host": "n7", "pid": 41, "started": "1", "token": "t"}))
+        self._killed = threading.Event()
+        self._thread = threading.Thread(target=self._beat)
+        self._thread.start()
+
+    def _beat(self) -> None:
+        stamp = 1e9
+        while not self._killed.wait(0.01):
+            stamp += 1
+            for path in self.paths:
+                os.utime(path, (stamp, stamp))
+
+    def kill(self) -> None:
+        self._killed.set()
+        self._thread.join()
+
+
+def propose_elsewhere(asked: Command, n_trials: int, *jobs: bool) -> Elsewhere:
+    """Let a process on another machine have the first trials; with True it is at the job."""
+    study = open_study(asked, n_trials=n_trials)
+    paths = []
+    for is_at_work, (number, job) in zip(jobs, study.propose(), strict=False):
+        paths += [Path(f"sweeps/s/.trial-{number}"), *[job.folder / ".lock"] * is_at_work]
+    study.close()
+    return Elsewhere(*paths)
+
+
+@pytest.mark.parametrize("is_at_work", [False, True])
+def test_a_trial_of_a_worker_that_was_killed_on_another_machine_is_taken_over(
+    is_at_work: bool, asked: Command, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.setattr(lock, "QUIET_S", 0.2)
+    propose_elsewhere(asked, 3, is_at_work).kill()
+    study = open_study(asked, n_trials=3)
+    assert [number for number, _ in study.propose()] == [1, 2, 0]
+    assert capsys.readouterr().err == ""
+    study.close()
+    assert list(Path("sweeps/s").glob(".trial-*")) == []
+
+
+def test_a_trial_that_was_held_elsewhere_is_taken_over_once_its_worker_is_dead(
+    asked: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = propose_elsewhere(asked, 3, True)
+    try:
+        stream = open_study(asked, n_trials=3).propose()
+        assert [next(stream)[0], next(stream)[0]] == [1, 2]  # and it was seen alive
+    finally:
+        other.kill()
+    monkeypatch.setattr(lock, "QUIET_S", 0.2)
+    assert [number for number, _ in stream] == [0]
+
+
+def test_living_workers_elsewhere_are_not_waited_for_while_there_is_a_new_trial(
+    asked: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = propose_elsewhere(asked, 6, True, True, False)
+    try:
+        stream = open_study(asked, n_trials=6).propose()
+        with monkeypatch.context() as patch:
+            patch.setattr(time, "sleep", lambda _: pytest.fail("it waits"))
+            assert [next(stream)[0] for _ in range(3)] == [3, 4, 5]
+        assert next(stream, None) is None
+    finally:
+        other.kill()
+
+
+def test_the_end_of_a_process_elsewhere_is_awaited_without_the_turn(
+    asked: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lock, "QUIET_S", 0.2)
+    propose_elsewhere(asked, 1, False).kill()
+    taken = []
+    monkeypatch.setattr(time, "sleep", lambda _: taken.append(Path("sweeps/s/.asking").exists()))
+    assert [number for number, _ in open_study(asked, n_trials=1).propose()] == [0]
+    assert set(taken) == {False}
+
+
+def test_a_trial_that_failed_elsewhere_is_left_to_the_next_start(asked: Command) -> None:
+    one, other = open_study(asked, n_trials=2), open_study(asked, n_trials=2)
+    _, job = next(one.propose())
+    finish(job, status="failed", scores={})
+    one.tell()
+    one.close()
+    assert [number for number, _ in other.propose()] == [1]
+    other.close()
+    assert [number for number, _ in open_study(asked, n_trials=2).propose()] == [0, 1]
+
+
+def test_a_lock_left_before_its_trial_was_asked_for_is_taken_over(
+    asked: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lock, "QUIET_S", 0.2)
+    complete(asked, n_trials=1)
+    Elsewhere(Path("sweeps/s/.trial-1")).kill()
+    complete(asked, n_trials=2)
+    assert [state for _, _, state, _ in trials()] == ["COMPLETE"] * 2
+
+
+def test_what_is_left_counts_trials_not_folders() -> None:
+    few = read_command([*BASE, "data.batch_size=32,64"])
+    assert num_left(Path("sweeps/s")) is None
+    study = open_study(few, n_trials=9)
+    for number, job in study.propose():
+        assert num_left(Path("sweeps/s")) == study.num_left() <= 9 - number
+        job.config["optim"]["lr"] = 0.01
+        finish(job)
+    assert num_left(Path("sweeps/s")) == study.num_left() == 0
+    study = open_study(few, n_trials=11)
+    assert num_left(Path("sweeps/s")) == study.num_left() == 2
+    assert open_study(few, n_trials=5).num_left() == 0
+
+
+def test_refused_trials_are_not_left() -> None:
+    odd = read_command([*BASE, *INVALID, "hydra.sweeper.sampler=random", "name=odd"])
+    settings = {"n_trials": 12, "sampler": "random"}
+    complete(odd, **settings)
+    assert open_study(odd, **settings).num_left() == num_left(Path("sweeps/odd")) == 0
+
+
+def test_a_trial_that_ended_untold_is_not_left(asked: Command) -> None:
+    study = open_study(asked, n_trials=4)
+    jobs = dict(study.propose())
+    finish(jobs[1])
+    finish(jobs[2], status="pruned")
+    study.close()  # killed before it told
+    again = open_study(asked, n_trials=4)
+    assert again.num_left() == 2
+    again.tell_ended()
+    assert num_left(Path("sweeps/s")) == again.num_left() == 2
+
+
+def test_a_damaged_journal_tells_nothing_of_what_is_left(asked: Command) -> None:
+    complete(asked, n_trials=1)
+    path = Path(f"sweeps/s/{JOURNAL}")
+    whole = path.read_text()
+    for text in ("?\n" + whole, "[]\n" + whole, whole.replace('"state"', '"x"'), ""):
+        path.write_text(text)
+        assert num_left(path.parent) is None
+    path.write_text(whole + '{"op_code":4')  # torn
+    assert num_left(path.parent) == 0
+
+
+def test_a_finished_search_is_not_submitted_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    fake = FakeSlurm(tmp_path / "bin", monkeypatch)
+    few = read_command([*BASE, "hydra/launcher=slurm", "optim.lr=0.01", "data.batch_size=32,64"])
+    given = {"hydra": [], "task": ["optim.lr=0.01", "data.batch_size=32,64"]}
+    search = Search(**SETTINGS | {"n_trials": 5})
+    search.master = OmegaConf.create(
+        {"hydra": {"overrides": given, "runtime": {"config_sources": []}}}
+    )
+    launcher = {key: value for key, value in few.hydra.launcher.items() if key != "_target_"}
+    search.launcher = SlurmLauncher(**launcher | {"workers": 3})
+    search.launcher.trainer = few.cfg.trainer
+    for n_trials, expected in ((5, ""), (6, "Submitted 1 task"), (8, "Submitted 3 tasks")):
+        study = open_study(few, n_trials=5)
+        for _, job in list(study.propose()):
+            finish(job)
+        study.close()  # and nothing is told
+        search.settings["n_trials"] = n_trials
+        search.preview(Sweep(few))
+        assert f"5 trials, {n_trials - 5} more to be proposed" in capsys.readouterr().err
+        search.complete(Sweep(few))
+        told = capsys.readouterr().out
+        assert expected in told
+        assert ("Submitted" in told) == bool(expected)
+        assert num_left(Path("sweeps/s")) == n_trials - 5
+    assert sum(call.startswith("sbatch") for call in fake.calls) == 2

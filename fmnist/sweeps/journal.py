@@ -1,16 +1,18 @@
 """The file that an Optuna study is kept in, safe against kills, full disks and company."""
 
-import contextlib
+import json
+import os
 import time
 from pathlib import Path
+from typing import Any
 
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
-from fmnist.errors import BusyError, UserError
-from fmnist.lock import Lock
+from fmnist import lock
+from fmnist.errors import UserError
+from fmnist.sweeps.looks import Looks
 
-JOURNAL = "study.journal"
 PATIENCE_S = 2.0  # before it is asked whether a holder on another machine lives
 POLL_S = 0.01
 
@@ -22,7 +24,7 @@ def open_journal(path: Path) -> JournalStorage:
         if path.exists():
             with guard:
                 _mend(path)
-        return JournalStorage(JournalFileBackend(str(path), lock_obj=guard))  # type: ignore[arg-type]
+        return JournalStorage(Journal(path, guard))
     except UserError:
         raise
     except (OSError, ValueError) as error:
@@ -32,12 +34,48 @@ def open_journal(path: Path) -> JournalStorage:
         ) from None
 
 
+class Journal(JournalFileBackend):
+    """Optuna's journal, in which nothing is written behind a torn line.
+
+    Any process may have left one, at any time, while others have the file open: a line glued to it
+    could be read by none of them.
+    """
+
+    def __init__(self, path: Path, guard: "FileLock") -> None:
+        super().__init__(str(path), lock_obj=guard)  # type: ignore[arg-type]
+        self.path = path
+        self.guard = guard
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        """Add a line for each operation; raises UserError where the disk refuses."""
+        lines = [json.dumps(log, separators=(",", ":")) + "\n" for log in logs]
+        with self.guard:
+            try:
+                _mend(self.path)
+                try:
+                    with self.path.open("ab") as file:
+                        file.write("".join(lines).encode())
+                        file.flush()
+                        os.fsync(file.fileno())
+                except OSError:
+                    _mend(self.path)  # a whole line stays: others may have read it
+                    raise
+            except OSError as error:
+                raise UserError(
+                    f"Cannot write {self.path} ({error.strerror}). "
+                    "Free some space or make it writable, then type the same line again."
+                ) from None
+
+
 def _mend(path: Path) -> None:
+    """Take away what stands behind the last end of a line."""
     with path.open("rb+") as file:
-        text = file.read()
-        whole = text.rfind(b"\n") + 1
-        if whole < len(text):
-            file.truncate(whole)
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(size - 1, 0))
+        if file.read() in (b"", b"\n"):
+            return
+        file.seek(0)
+        file.truncate(file.read().rfind(b"\n") + 1)
 
 
 class FileLock:
@@ -49,19 +87,15 @@ class FileLock:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._lock: Lock | None = None
+        self._lock: lock.Lock | None = None
 
-    def acquire(self, wait: bool = True) -> bool:
-        """Take the lock; without `wait`, return False where another one that lives has it."""
-        guard = Lock(self.path.parent, self.path.name)
-        patience = time.monotonic() + PATIENCE_S
+    def acquire(self) -> bool:
+        """Wait for the lock; one whose holder has died is taken over."""
+        guard = lock.Lock(self.path.parent, self.path.name)
+        began, looks = time.monotonic(), Looks()
         while not guard.take():
-            if not wait or time.monotonic() > patience:
-                with contextlib.suppress(BusyError):
-                    guard.__enter__()
-                    break
-                if not wait:
-                    return False
+            if time.monotonic() - began > PATIENCE_S:
+                looks.is_alive(self.path)
             time.sleep(POLL_S)
         self._lock = guard
         return True

@@ -8,8 +8,9 @@ import optuna
 from optuna.distributions import BaseDistribution, FloatDistribution
 from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, Trial
 
+from fmnist.command import Axis
 from fmnist.seeds import derive
 
 FEW_DIGITS = 4  # significant digits of a proposed number
@@ -63,6 +64,17 @@ def make_pruner(settings: Mapping[str, Any], max_epochs: int) -> BasePruner:
     if settings["pruner"] == "hyperband":
         return HyperbandPruner(min_resource=1, max_resource=max_epochs, reduction_factor=3)
     return NopPruner()
+
+
+def suggest(trial: Trial, axis: Axis) -> str:
+    """Draw a value, or return the one the trial has, as text."""
+    if axis.kind == "choice":
+        return str(trial.suggest_categorical(axis.key, axis.values))
+    if axis.is_integer:
+        low, high, step = int(axis.low), int(axis.high), int(axis.step)
+        return str(trial.suggest_int(axis.key, low, high, step=step, log=axis.log))
+    value = trial.suggest_float(axis.key, axis.low, axis.high, step=axis.step or None, log=axis.log)
+    return f"{value:.10g}"
 
 
 def _round(value: Any, distribution: BaseDistribution) -> Any:

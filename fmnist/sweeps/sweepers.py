@@ -152,20 +152,23 @@ class Search(JobSweeper):
     """What Optuna proposes, until the study has `n_trials` trials; see study.py."""
 
     def preview(self, jobs: Sweep) -> None:
-        trials = self._study(jobs, writes=False).known()
+        study = self._study(jobs, writes=False)
+        trials = study.known()
         left = max(self.settings["n_trials"] - len(trials), 0)
         noun = "trial" if len(trials) == 1 else "trials"
         head = f"{jobs.folder}: {len(trials)} {noun}, {left} more to be proposed"
         submitter, outcome = self.submitter(jobs), Outcome(jobs, trials.values())
-        lines = self._lines(submitter, outcome) if submitter else []
+        lines = self._lines(submitter, jobs.name, study.num_left()) if submitter else []
         self.show([head, *plan.preview(outcome.jobs, self.workers, left)], submitter, lines)
 
     def complete(self, jobs: Sweep) -> None:
         study = self._study(jobs)
         outcome = Outcome(jobs, study.known().values())
         if submitter := self.submitter(jobs):
+            study.tell_ended()
+            lines = self._lines(submitter, jobs.name, study.num_left())
             study.close()
-            self.hand_over(submitter, outcome, self._lines(submitter, outcome))
+            self.hand_over(submitter, outcome, lines)
             return
         try:
             if isinstance(self.launcher, JobLauncher):
@@ -183,13 +186,12 @@ class Search(JobSweeper):
             print(f"Refused: {line}", file=sys.stderr)
         conclude(outcome)
 
-    def _lines(self, submitter: Submitter, outcome: Outcome) -> list[Line]:
+    def _lines(self, submitter: Submitter, name: str, num_left: int) -> list[Line]:
         """Return a line for each worker: this one, run where the worker is."""
-        num_left = self.settings["n_trials"] - sum(s.has_ended for s in outcome.before.values())
         replaced = ("hydra/launcher", "hydra.launcher", "name=")
         words = [word for word in self.words() if not word.startswith(replaced)]
-        words += ["hydra/launcher=local", f"name='{outcome.sweep.name}'"]
-        num_workers = min(submitter.settings["workers"], max(num_left, 0))
+        words += ["hydra/launcher=local", f"name='{name}'"]
+        num_workers = min(submitter.settings["workers"], num_left)
         return [Line(words, None, self._folder(), consent.is_given())] * num_workers
 
     def see(self, outcome: Outcome) -> None:
