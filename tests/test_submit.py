@@ -285,18 +285,37 @@ def test_jobs_of_other_kinds_are_passed_over(fake: FakeSlurm) -> None:
     assert scheduler.queue() == []
 
 
-def test_a_job_that_submits_hands_its_own_place_on_to_none(
+def test_a_job_that_submits_hands_nothing_of_itself_on(
     fake: FakeSlurm, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    program = (fake.folder / "sbatch").read_text()
-    (fake.folder / "sbatch").write_text(program.replace("exit 0", f"env > {fake.folder}/env"))
-    inherited = {"SLURM_ARRAY_TASK_ID": "3", "SLURM_RESTART_COUNT": "2", "SBATCH_NO_REQUEUE": "1"}
-    for name, value in {**inherited, "SLURM_CONF": "kept"}.items():
-        monkeypatch.setenv(name, value)
+    own = ["SLURM_ARRAY_TASK_ID", "SLURM_RESTART_COUNT", "SLURM_MEM_PER_CPU", "SLURM_CPU_BIND"]
+    reaching = ["SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_CLUSTERS", "SLURM_JWT"]
+    for name in own + reaching:
+        monkeypatch.setenv(name, "1")
     submitter().submit(lines(1))
-    found = (fake.folder / "env").read_text()
-    assert "SLURM_CONF=kept" in found
-    assert not [name for name in inherited if name in found]
+    found = fake.variables("sbatch")
+    assert {name for name in own + reaching if name in found} == set(reaching)
+
+
+def test_what_is_chosen_wins_over_the_environment(
+    fake: FakeSlurm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For sbatch itself the environment wins over the script, its own words over both."""
+    never = ["SBATCH_WAIT", "SBATCH_ARRAY_INX", "SBATCH_ERROR", "SBATCH_CPUS_PER_GPU"]
+    of_gpus = ["SBATCH_GPUS", "SBATCH_GPUS_PER_TASK", "SBATCH_GRES"]
+    for name in [*never, *of_gpus, "SBATCH_ACCOUNT", "SBATCH_PARTITION", "SBATCH_WAIT_ALL_NODES"]:
+        monkeypatch.setenv(name, "gpu:1")
+    words = ["hydra.launcher.partition=low", "hydra.launcher.extra=['--constraint=a&b']"]
+    submitter(*words).submit(lines(1))
+    (call,) = [call for call in fake.calls if call.startswith("sbatch")]
+    chosen = options((fake.folder / "script").read_text())
+    assert {"--partition=low", "--constraint=a&b", "--requeue", "--array=0-0"} < set(chosen)
+    assert set(chosen) < set(call.split())
+    found = fake.variables("sbatch")
+    assert not [name for name in never if name in found]
+    assert {"SBATCH_ACCOUNT", "SBATCH_WAIT_ALL_NODES", *of_gpus} < set(found), "a site's defaults"
+    submitter("hydra.launcher.gpus=1").submit(lines(1))
+    assert not [name for name in of_gpus if name in fake.variables("sbatch")]
 
 
 @pytest.mark.parametrize("option", ["--comment=x", "--array=0-9", "--no-requeue", "--time=5"])

@@ -4,19 +4,18 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from fmnist.errors import UserError
 
 TIMEOUT_S = 60.0  # for a controller that is busy
 MAX_ARRAY = 1001  # SLURM's own default of MaxArraySize, one more than the highest index
-# What a job that submits would hand on: its own place, and options that the script sets.
-NOT_INHERITED = (
-    *("SLURM_ARRAY_", "SLURM_RESTART_COUNT", "SLURM_STEP", "SBATCH_ARRAY", "SBATCH_SIGNAL"),
-    *("SBATCH_TIMELIMIT", "SBATCH_NO_REQUEUE", "SBATCH_REQUEUE", "SBATCH_OPEN_MODE"),
-    "SBATCH_JOB_NAME",
-)
+# What says how to reach SLURM. All else that begins with SLURM_ is of the job that submits.
+REACHING = ("SLURM_CONF", "SLURM_CLUSTERS", "SLURM_JWT", "SLURM_SACK_")
+# What sbatch takes from the environment and none of our jobs can have, whatever is chosen: to be
+# waited for, to be an array where it is a single run, to log elsewhere, processors of each GPU.
+NEVER = ("SBATCH_WAIT", "SBATCH_ARRAY_INX", "SBATCH_ERROR", "SBATCH_CPUS_PER_GPU")
 MARK = "fmnist-"  # what a job's comment begins with; then comes the token of its script
 
 
@@ -38,9 +37,11 @@ class Entry(NamedTuple):
 
 
 def submit(words: Sequence[str], script: str) -> str:
-    """Hand `script` to sbatch with the options `words`; returns the job's id."""
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(NOT_INHERITED)}
-    return _run(["sbatch", "--parsable", *words], script, kept).strip().partition(";")[0]
+    """Hand `script` to sbatch with the options `words`; returns the job's id.
+
+    Options in the script alone would yield to the SBATCH_* variables of the environment.
+    """
+    return _run(["sbatch", "--parsable", *words], script).strip().partition(";")[0]
 
 
 def queue() -> list[Entry]:
@@ -80,9 +81,24 @@ def _entry(line: str) -> Entry | None:
     return Entry(comment.removeprefix(MARK), job, number, is_array, state, reason, node)
 
 
-def _run(
-    words: Sequence[str], text: str | None = None, environment: Mapping[str, str] = os.environ
-) -> str:
+def _environment(words: Sequence[str]) -> dict[str, str]:
+    """Return the variables for a command of SLURM, none of which changes what `words` ask for.
+
+    sbatch hands them on to the job.
+    """
+    asks_gpus = any(word.startswith(("--gpus", "--gres=gpu")) for word in words)
+
+    def is_kept(name: str, value: str) -> bool:
+        if name.startswith("SLURM_"):
+            return name.startswith(REACHING)
+        says_gpus = name.startswith("SBATCH_GPUS") or (name == "SBATCH_GRES" and "gpu" in value)
+        return name not in NEVER and not (asks_gpus and says_gpus)
+
+    kept = {name: value for name, value in os.environ.items() if is_kept(name, value)}
+    return {**kept, "SLURM_TIME_FORMAT": "standard"}
+
+
+def _run(words: Sequence[str], text: str | None = None) -> str:
     try:
         done = subprocess.run(
             list(words),
@@ -93,7 +109,7 @@ def _run(
             errors="replace",
             timeout=TIMEOUT_S,
             check=False,
-            env={**environment, "SLURM_TIME_FORMAT": "standard"},
+            env=_environment(words),
         )
     except FileNotFoundError:
         raise UserError(

@@ -138,7 +138,7 @@ class Submitter:
             path = script_path(self.folder, token)
             record.write_atomically(path, text)  # first, or a task of it would be nobody's
             try:
-                ids.append(scheduler.submit(_places(path, text), text))
+                ids.append(scheduler.submit([*script.options(text), *_places(path, text)], text))
             except UserError as error:
                 _forget(path, token)
                 done = f"Submitted already: {' '.join(ids)}." if ids else "Nothing was submitted."
