@@ -280,6 +280,14 @@ def test_a_script_that_may_have_been_taken_stays_known(fake: FakeSlurm) -> None:
     assert submitter().submit(lines(1)).num_submitted == 0
 
 
+def test_the_queue_is_seen_whole(fake: FakeSlurm, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SQUEUE_STATES", "RUNNING")
+    monkeypatch.setenv("SQUEUE_PARTITION", "low")
+    scheduler.queue()
+    assert not [name for name in fake.variables("squeue") if name.startswith("SQUEUE_")]
+    assert "-a" in fake.calls[0].split(), "or jobs in hidden partitions are left out"
+
+
 def test_jobs_of_other_kinds_are_passed_over(fake: FakeSlurm) -> None:
     fake.answers("squeue", "a\nb|3|N/A|RUNNING|n1|None\nfmnist-x|4\n")
     assert scheduler.queue() == []

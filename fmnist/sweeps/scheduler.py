@@ -45,8 +45,11 @@ def submit(words: Sequence[str], script: str) -> str:
 
 
 def queue() -> list[Entry]:
-    """Return this user's tasks of ours that wait or run, one for each index of an array."""
-    words = ["squeue", "-h", "-r", "-u", str(os.getuid()), "-o", "%k|%F|%K|%T|%N|%r"]
+    """Return this user's tasks of ours that wait or run, one for each index of an array.
+
+    Those in hidden partitions (-a) too.
+    """
+    words = ["squeue", "-a", "-h", "-r", "-u", str(os.getuid()), "-o", "%k|%F|%K|%T|%N|%r"]
     return [entry for line in _run(words).splitlines() if (entry := _entry(line))]
 
 
@@ -89,6 +92,8 @@ def _environment(words: Sequence[str]) -> dict[str, str]:
     asks_gpus = any(word.startswith(("--gpus", "--gres=gpu")) for word in words)
 
     def is_kept(name: str, value: str) -> bool:
+        if name.startswith("SQUEUE_"):  # would leave some of our tasks out
+            return False
         if name.startswith("SLURM_"):
             return name.startswith(REACHING)
         says_gpus = name.startswith("SBATCH_GPUS") or (name == "SBATCH_GRES" and "gpu" in value)
