@@ -15,6 +15,7 @@ from fmnist import config
 from fmnist.command import read_command
 from fmnist.errors import UsageError, UserError
 from fmnist.sweeps import scheduler, script, slurm
+from fmnist.sweeps.scheduler import UnheardError
 from fmnist.sweeps.script import Line
 from fmnist.sweeps.slurm import Submitter
 
@@ -243,7 +244,7 @@ def test_place_in_a_job(variables: dict[str, str], expected: tuple[str, int, int
 def test_an_unanswered_question_ends(fake: FakeSlurm, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scheduler, "TIMEOUT_S", 0.2)
     (fake.folder / "squeue").write_text("#!/bin/sh\nexec sleep 5\n")
-    with pytest.raises(UserError, match="squeue gave no answer"):
+    with pytest.raises(UnheardError, match="squeue gave no answer"):
         scheduler.queue()
 
 
@@ -263,19 +264,40 @@ def test_waiting_outlasts_a_slurm_that_is_away(
         slurm.wait(SWEEP)
 
 
-def test_a_script_that_may_have_been_taken_stays_known(fake: FakeSlurm) -> None:
-    fake.fails("sbatch", "sbatch: error: Socket timed out on send/recv operation\n")
-    fake.fails("squeue", "away")
-    home = SWEEP / ".slurm"
-    with pytest.raises(UserError, match="away"):
+@pytest.mark.parametrize(
+    "said",
+    [
+        "Batch job submission failed: Socket timed out on send/recv operation",
+        "Batch job submission failed: Zero Bytes were transmitted or received",
+        "Batch job submission failed: Unable to contact slurm controller (receive failure)",
+        None,
+    ],
+)
+def test_a_script_that_may_have_been_taken_stays_known(
+    fake: FakeSlurm, monkeypatch: pytest.MonkeyPatch, said: str | None
+) -> None:
+    """The queue may show its job only later."""
+    program = (fake.folder / "sbatch").read_text()
+    if said:
+        fake.fails("sbatch", said)
+    else:
+        (fake.folder / "sbatch").write_text("#!/bin/sh\nkill -9 $$\n")
+    with pytest.raises(UserError, match=r"taken all the same: wait a minute, then type the line"):
         submitter().submit(lines(1))
-    (fake.folder / "squeue.err").unlink()
+    (path,) = (SWEEP / ".slurm").glob("*.sh")
+    (fake.folder / "sbatch").write_text(program)
+    (fake.folder / "sbatch.err").unlink(missing_ok=True)
+    fake.answers("squeue", f"fmnist-{path.stem}|77|0|PENDING||None\n")
+    assert submitter().submit(lines(1)).num_submitted == 0
+
+
+def test_a_script_whose_refusal_is_not_true_stays_known(fake: FakeSlurm) -> None:
+    fake.fails("sbatch", "a site's own sbatch fails after it submitted")
     program = (fake.folder / "squeue").read_text()
-    known = f"for f in {home}/*.sh; do echo fmnist-$(basename $f .sh)'|77|0|PENDING||None'; done"
-    (fake.folder / "squeue").write_text(program.replace("exit 0", f"{known}\nexit 0"))
-    with pytest.raises(UserError, match="Socket timed out"):
+    known = f"for f in {SWEEP}/.slurm/*.sh; do echo fmnist-$(basename $f .sh)'|77|0|PENDING||None'"
+    (fake.folder / "squeue").write_text(program.replace("exit 0", f"{known}; done\nexit 0"))
+    with pytest.raises(UserError, match="after it submitted"):
         submitter().submit(lines(1))
-    assert len(list(home.glob("*.sh"))) == 1
     (fake.folder / "sbatch.err").unlink()
     assert submitter().submit(lines(1)).num_submitted == 0
 

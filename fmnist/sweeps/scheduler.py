@@ -16,7 +16,17 @@ REACHING = ("SLURM_CONF", "SLURM_CLUSTERS", "SLURM_JWT", "SLURM_SACK_")
 # What sbatch takes from the environment and none of our jobs can have, whatever is chosen: to be
 # waited for, to be an array where it is a single run, to log elsewhere, processors of each GPU.
 NEVER = ("SBATCH_WAIT", "SBATCH_ARRAY_INX", "SBATCH_ERROR", "SBATCH_CPUS_PER_GPU")
+# What SLURM's commands say when they sent a request and heard no answer.
+UNHEARD = re.compile(
+    r"timed out|transmitted or received|reset by peer|broken pipe|unspecified error|unexpected "
+    r"message|(send|receive|connection|communication|shutdown) failure",
+    re.I,
+)
 MARK = "fmnist-"  # what a job's comment begins with; then comes the token of its script
+
+
+class UnheardError(UserError):
+    """SLURM gave no answer; what it was asked for may be done all the same."""
 
 
 class Entry(NamedTuple):
@@ -122,13 +132,14 @@ def _run(words: Sequence[str], text: str | None = None) -> str:
             "submitted, or choose hydra/launcher=local | pool."
         ) from None
     except subprocess.TimeoutExpired:
-        raise UserError(
+        raise UnheardError(
             f"{words[0]} gave no answer for {TIMEOUT_S:.0f} s. Look at the cluster with sinfo, "
             "then type the same line again."
         ) from None
     if done.returncode != 0:
         said = " ".join(done.stderr.split()) or f"it exited with {done.returncode}"
-        raise UserError(f"{words[0]} failed: {said}")
+        is_unheard = done.returncode < 0 or UNHEARD.search(said)
+        raise (UnheardError if is_unheard else UserError)(f"{words[0]} failed: {said}")
     return done.stdout
 
 

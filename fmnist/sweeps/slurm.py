@@ -139,6 +139,12 @@ class Submitter:
             record.write_atomically(path, text)  # first, or a task of it would be nobody's
             try:
                 ids.append(scheduler.submit([*script.options(text), *_places(path, text)], text))
+            except scheduler.UnheardError as error:
+                done = f"Submitted already: {' '.join(ids)}. " if ids else ""
+                raise UserError(
+                    f"{error} {done}This one may have been taken all the same: wait a minute, then "
+                    "type the line again, which submits what is missing."
+                ) from None
             except UserError as error:
                 _forget(path, token)
                 done = f"Submitted already: {' '.join(ids)}." if ids else "Nothing was submitted."
@@ -171,7 +177,7 @@ class Submitter:
 
 
 def _forget(path: Path, token: str) -> None:
-    """Remove a script that was refused; one that may have been taken all the same stays known."""
+    """Remove a script that was refused, unless SLURM has it: sites put sbatch into their own."""
     with contextlib.suppress(UserError):
         if all(entry.token != token for entry in scheduler.queue()):
             path.unlink()
