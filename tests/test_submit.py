@@ -160,6 +160,15 @@ def test_large_sweeps_are_several_arrays(fake: FakeSlurm) -> None:
     assert "Submitted 7 tasks of sweeps/s as 77 77 77." in "\n".join(receipt.lines())
 
 
+@pytest.mark.parametrize("is_there", [True, False])
+def test_submitting_needs_no_scontrol(fake: FakeSlurm, is_there: bool) -> None:
+    if is_there:
+        fake.fails("scontrol", "slurm_load_ctl_conf error: Access denied")
+    else:
+        (fake.folder / "scontrol").write_text("#!/nowhere\n")
+    assert submitter().submit(lines(7)).ids == ["77"]
+
+
 def test_what_waits_or_runs_is_not_submitted_again(fake: FakeSlurm) -> None:
     submitter().submit(lines(3))
     (path,) = (SWEEP / ".slurm").glob("*.sh")
@@ -217,6 +226,7 @@ def test_a_single_run_is_no_array(fake: FakeSlurm) -> None:
     folder = Path("runs/a")
     one = Line(["seed=1"], folder, None)
     assert submitter(folder=folder).submit([one]).ids == ["77"]
+    assert not [call for call in fake.calls if call.startswith("scontrol")]
     text = (fake.folder / "script").read_text()
     assert not script.is_array(text)
     (path,) = (folder / ".slurm").glob("*.sh")

@@ -1,5 +1,6 @@
 """SLURM's own commands, as far as jobs need them. Torch-free; nothing goes through a shell."""
 
+import contextlib
 import os
 import re
 import shutil
@@ -75,8 +76,11 @@ def is_preempted(job: str) -> bool:
 
 
 def max_array_size() -> int:
-    """Return how many tasks one array may have."""
-    found = re.search(r"^MaxArraySize\s*=\s*(\d+)", _run(["scontrol", "show", "config"]), re.M)
+    """Return how many tasks one array may have, SLURM's default where it cannot be asked."""
+    said = ""
+    with contextlib.suppress(UserError):  # sbatch needs no scontrol, and refuses what is too many
+        said = _run(["scontrol", "show", "config"])
+    found = re.search(r"^MaxArraySize\s*=\s*(\d+)", said, re.M)
     return max(int(found[1]) if found else MAX_ARRAY, 2)
 
 

@@ -106,16 +106,16 @@ class Submitter:
 
     def preview(self, lines: Sequence[Line]) -> Iterator[str]:
         """Yield the scripts that `submit` would hand over now, as far as SLURM can be asked."""
-        active, size = [], scheduler.MAX_ARRAY
+        active = []
         try:
             active = [task.line for task in known(self.folder)]
-            size = scheduler.max_array_size()
         except UserError as error:
             print(f"Note: shown as if nothing waited or ran. {error}", file=sys.stderr)
-        return (text for _, text in self._scripts(_missing(lines, active), size))
+        return (text for _, text in self._scripts(_missing(lines, active)))
 
-    def _scripts(self, lines: Sequence[Line], size: int) -> Iterator[tuple[str, str]]:
-        """Yield token and text of the scripts of arrays of at most `size` tasks."""
+    def _scripts(self, lines: Sequence[Line]) -> Iterator[tuple[str, str]]:
+        """Yield token and text of each script, as many as arrays of the cluster's size take."""
+        size = scheduler.max_array_size() if self._is_array(lines) else 1
         for start in range(0, len(lines), size):
             token = uuid.uuid4().hex[:12]
             yield token, self._script(lines[start : start + size], token)
@@ -134,7 +134,7 @@ class Submitter:
 
     def _submit(self, lines: Sequence[Line]) -> list[str]:
         ids: list[str] = []
-        for token, text in self._scripts(lines, scheduler.max_array_size() if lines else 1):
+        for token, text in self._scripts(lines):
             path = script_path(self.folder, token)
             record.write_atomically(path, text)  # first, or a task of it would be nobody's
             try:
@@ -165,8 +165,12 @@ class Submitter:
             values,
             [*task, "--max-restarts", str(self.settings["max_restarts"])],
             self.again,
-            is_array=lines[0].folder != self.folder,
+            is_array=self._is_array(lines),
         )
+
+    def _is_array(self, lines: Sequence[Line]) -> bool:
+        """Say whether `lines` are not the single run that lies in the folder itself."""
+        return any(line.folder != self.folder for line in lines)
 
     def _before(self, values: Mapping[str, Any]) -> list[str]:
         """Return what stands before scripts/train.py: srun for several processes, a container."""
