@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 from fmnist import config
 from fmnist.command import read_command
 from fmnist.errors import UsageError, UserError
-from fmnist.sweeps import scheduler, script, slurm
+from fmnist.sweeps import receipt, scheduler, script, slurm
 from fmnist.sweeps.scheduler import UnheardError
 from fmnist.sweeps.script import Line
 from fmnist.sweeps.slurm import Submitter
@@ -154,10 +154,10 @@ def test_a_slot_must_be_longer_than_its_end() -> None:
 
 
 def test_large_sweeps_are_several_arrays(fake: FakeSlurm) -> None:
-    receipt = submitter().submit(lines(7))
-    assert receipt.ids == ["77", "77", "77"]
+    done = submitter().submit(lines(7))
+    assert done.ids == ["77", "77", "77"]
     assert len(list((SWEEP / ".slurm").glob("*.sh"))) == 3
-    assert "Submitted 7 tasks of sweeps/s as 77 77 77." in "\n".join(receipt.lines())
+    assert "Submitted 7 tasks of sweeps/s as 77 77 77." in "\n".join(done.lines())
 
 
 @pytest.mark.parametrize("is_there", [True, False])
@@ -178,11 +178,45 @@ def test_what_waits_or_runs_is_not_submitted_again(fake: FakeSlurm) -> None:
         f"{mark}|77|0|RUNNING|n1|None\n{mark}|77|2|PENDING||Priority\n"
         "fmnist-other|78|0|RUNNING|n1|None\n(null)|79|N/A|RUNNING|n2|None\n",
     )
-    receipt = submitter().submit(lines(4))
-    assert (receipt.num_submitted, receipt.num_active) == (2, 2)
+    done = submitter().submit(lines(4))
+    assert (done.num_submitted, done.num_active) == (2, 2)
     (new,) = {*(SWEEP / ".slurm").glob("*.sh")} - {path}
     assert [script.line(w) for w in script.tasks(new.read_text())] == [lines(4)[1], lines(4)[3]]
-    assert "2 tasks wait or run already." in "\n".join(receipt.lines())
+    assert "2 tasks wait or run already." in "\n".join(done.lines())
+
+
+def test_what_ends_or_is_held_is_told_apart(fake: FakeSlurm) -> None:
+    submitter().submit(lines(3))
+    (path,) = (SWEEP / ".slurm").glob("*.sh")
+    states = ["COMPLETING|n1|None", "PENDING||launch failed requeued held", "PENDING||Priority"]
+    known = [f"fmnist-{path.stem}|77|{i}|{state}" for i, state in enumerate(states)]
+    fake.answers("squeue", "\n".join(known))
+    assert list(submitter().submit(lines(3)).lines()) == [
+        "1 task waits or runs already.",
+        "1 task is ending: type the line again in a minute.",
+        "1 task is held (launch failed requeued held). To release: scontrol release 77",
+        "Status: python scripts/status.py sweeps/s",
+    ]
+
+
+def test_waiting_tells_what_for(
+    fake: FakeSlurm, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(slurm, "POLL_S", (0.01, 0.01))
+    monkeypatch.setattr(receipt, "SAME_S", 0.0)
+    submitter().submit(lines(3))
+    (path,) = (SWEEP / ".slurm").glob("*.sh")
+    states = ["RUNNING|n1|None", "PENDING||Priority", "PENDING||JobHeldUser"]
+    known = [f"fmnist-{path.stem}|77|{i}|{state}" for i, state in enumerate(states)]
+    fake.answers("squeue", "\n".join(known))
+    program = (fake.folder / "squeue").read_text()
+    tail = f"[ $(wc -l < '{fake.folder}/calls') -gt 8 ] && : > '{fake.folder}/squeue.out'\nexit 0"
+    (fake.folder / "squeue").write_text(program.replace("exit 0", tail))
+    slurm.wait(SWEEP)
+    assert capsys.readouterr().err.splitlines() == [
+        "Waiting for 1 task (Priority).",
+        "1 task is held (JobHeldUser). To release: scontrol release 77",
+    ], "once"
 
 
 def test_workers_of_a_search_are_counted(fake: FakeSlurm) -> None:

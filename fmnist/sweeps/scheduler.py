@@ -46,6 +46,17 @@ class Entry(NamedTuple):
         """Return what scancel and scontrol call it."""
         return f"{self.job}_{self.number}" if self.is_array else self.job
 
+    @property
+    def is_ending(self) -> bool:
+        """Say whether SLURM cleans up after it; one that was requeued comes back after that."""
+        return self.state == "COMPLETING"
+
+    @property
+    def is_held(self) -> bool:
+        """Say whether it waits until somebody releases it."""
+        waits = self.state == "PENDING" and re.search("held|hold", self.reason, re.I)
+        return bool(waits) or self.state in ("REQUEUE_HOLD", "RESV_DEL_HOLD", "SPECIAL_EXIT")
+
 
 def submit(words: Sequence[str], script: str) -> str:
     """Hand `script` to sbatch with the options `words`; returns the job's id.

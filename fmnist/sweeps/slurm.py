@@ -20,6 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from fmnist import lock, record
 from fmnist.errors import Interrupted, UsageError, UserError
 from fmnist.sweeps import scheduler, script
+from fmnist.sweeps.receipt import Receipt, Watch
 from fmnist.sweeps.scheduler import Entry
 from fmnist.sweeps.script import Line
 
@@ -37,31 +38,6 @@ class Submitted(NamedTuple):
 
     entry: Entry
     line: Line
-
-
-class Receipt(NamedTuple):
-    """What became of a submission."""
-
-    folder: Path
-    ids: list[str]
-    num_submitted: int
-    num_active: int  # that waited or ran already
-
-    def lines(self) -> Iterator[str]:
-        """Say what was submitted, how to look at it and how to end it."""
-        if self.ids:
-            noun = "1 task" if self.num_submitted == 1 else f"{self.num_submitted:,} tasks"
-            yield f"Submitted {noun} of {self.folder} as {' '.join(self.ids)}."
-        if self.num_active:
-            noun = (
-                "1 task waits or runs"
-                if self.num_active == 1
-                else f"{self.num_active:,} tasks wait or run"
-            )
-            yield f"{noun} already."
-        yield f"Status: python scripts/status.py {self.folder}"
-        if self.ids:
-            yield f"Stop:   scancel {' '.join(self.ids)}"
 
 
 class SlurmLauncher(Launcher):
@@ -106,12 +82,12 @@ class Submitter:
 
     def preview(self, lines: Sequence[Line]) -> Iterator[str]:
         """Yield the scripts that `submit` would hand over now, as far as SLURM can be asked."""
-        active = []
+        tasks: Sequence[Submitted] = []
         try:
-            active = [task.line for task in known(self.folder)]
+            tasks = known(self.folder)
         except UserError as error:
             print(f"Note: shown as if nothing waited or ran. {error}", file=sys.stderr)
-        return (text for _, text in self._scripts(_missing(lines, active)))
+        return (text for _, text in self._scripts(_missing(lines, tasks)[0]))
 
     def _scripts(self, lines: Sequence[Line]) -> Iterator[tuple[str, str]]:
         """Yield token and text of each script, as many as arrays of the cluster's size take."""
@@ -120,8 +96,8 @@ class Submitter:
             token = uuid.uuid4().hex[:12]
             yield token, self._script(lines[start : start + size], token)
 
-    def submit(self, lines: Sequence[Line]) -> "Receipt":
-        """Submit the lines that no waiting or running task has.
+    def submit(self, lines: Sequence[Line]) -> Receipt:
+        """Submit the lines that no task of SLURM has.
 
         Raises UserError, with the ids of what was submitted, where SLURM refuses.
         """
@@ -129,8 +105,8 @@ class Submitter:
         record.claim(self.folder.parent, self.folder.name, "")
         record.claim(self.folder, home.name, "")
         with lock.Lock(home):
-            left = _missing(lines, [task.line for task in known(self.folder)])
-            return Receipt(self.folder, self._submit(left), len(left), len(lines) - len(left))
+            left, others = _missing(lines, known(self.folder))
+            return Receipt(self.folder, self._submit(left), len(left), others)
 
     def _submit(self, lines: Sequence[Line]) -> list[str]:
         ids: list[str] = []
@@ -222,16 +198,20 @@ def known(folder: Path) -> list[Submitted]:
 def wait(folder: Path) -> None:
     """Return when no task of `folder` waits or runs any more; they go on after a Ctrl-C.
 
+    What they wait for is told where it stays the same.
     Raises UserError when SLURM cannot be asked for PATIENCE_S seconds.
     """
     began = heard = time.monotonic()
     first, last = POLL_S
+    watch = Watch()
     try:
         while True:
             try:
-                if not known(folder):
+                if not (tasks := known(folder)):
                     return
                 heard = time.monotonic()
+                for line in watch.see([task.entry for task in tasks]):
+                    print(line, file=sys.stderr, flush=True)
             except UserError:  # a controller that restarts, or is busy
                 if time.monotonic() - heard > PATIENCE_S:
                     raise
@@ -241,18 +221,19 @@ def wait(folder: Path) -> None:
         raise
 
 
-def _missing(lines: Sequence[Line], active: Sequence[Line]) -> list[Line]:
-    """Return the lines that are to be submitted beside the `active` ones.
+def _missing(lines: Sequence[Line], tasks: Sequence[Submitted]) -> tuple[list[Line], list[Entry]]:
+    """Return the lines that are to be submitted beside `tasks`, and the tasks of the others.
 
     Runs are known by their folders. Workers of a search are alike, so they are counted; one that
     was started for fewer trials is none of these.
     """
-    folders = {line.folder for line in active}
+    asked = {line.folder for line in lines if line.folder}
     workers = [line for line in lines if line.folder is None]
-    num_active = sum(line in workers for line in active)
-    return [line for line in lines if line.folder and line.folder not in folders] + workers[
-        num_active:
-    ]
+    runs = [task for task in tasks if task.line.folder in asked]
+    others = [task.entry for task in tasks if task.line in workers]
+    folders = {task.line.folder for task in runs}
+    left = [line for line in lines if line.folder and line.folder not in folders]
+    return left + workers[len(others) :], [task.entry for task in runs] + others
 
 
 def _settle(settings: Mapping[str, Any], trainer: Mapping[str, Any]) -> dict[str, Any]:
