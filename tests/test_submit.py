@@ -1,5 +1,6 @@
 """What is handed to SLURM, and what of it is not handed over again; nothing here is a cluster."""
 
+import json
 import shlex
 import shutil
 import subprocess
@@ -233,7 +234,37 @@ def test_a_refusal_names_what_was_submitted(fake: FakeSlurm) -> None:
         UserError, match=r"Invalid partition Nothing was submitted\. .*type the line again"
     ):
         submitter().submit(lines(2))
-    assert not list((SWEEP / ".slurm").glob("*.sh"))
+    assert not SWEEP.exists()
+
+
+def test_a_submission_that_is_stopped_leaves_no_folder(
+    fake: FakeSlurm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(scheduler, "queue", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        submitter().submit(lines(2))
+    assert not SWEEP.exists()
+
+
+def test_where_nothing_is_left_slurm_is_not_asked(fake: FakeSlurm) -> None:
+    assert not list(submitter().preview([]))
+    told = list(submitter().submit([]).lines())
+    assert told == ["Nothing is left to submit.", "Status: python scripts/status.py sweeps/s"]
+    assert fake.calls == []
+    assert not SWEEP.exists()
+
+
+def test_what_ended_while_it_was_planned_is_not_submitted(fake: FakeSlurm) -> None:
+    (SWEEP / "seed=1").mkdir(parents=True)
+    done = {"schema": 1, "status": "finished", "config": {}, "scores": {}, "overrides": []}
+    record = {**done, "attempts": [], "epochs_done": 1, "duration_s": 1.0}
+    (SWEEP / "seed=1" / "run.json").write_text(json.dumps(record))
+    assert submitter().submit(lines(3)).num_submitted == 2
+    text = (fake.folder / "script").read_text()
+    assert [script.line(words) for words in script.tasks(text)] == [lines(3)[0], lines(3)[2]]
 
 
 def test_without_slurm_it_says_where_to_go(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> None:

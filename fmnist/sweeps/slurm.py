@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from fmnist import lock, record
 from fmnist.errors import Interrupted, UsageError, UserError
-from fmnist.sweeps import scheduler, script
+from fmnist.sweeps import plan, scheduler, script
 from fmnist.sweeps.receipt import Receipt, Watch
 from fmnist.sweeps.scheduler import Entry
 from fmnist.sweeps.script import Line
@@ -84,7 +84,7 @@ class Submitter:
         """Yield the scripts that `submit` would hand over now, as far as SLURM can be asked."""
         tasks: Sequence[Submitted] = []
         try:
-            tasks = known(self.folder)
+            tasks = known(self.folder) if lines else []
         except UserError as error:
             print(f"Note: shown as if nothing waited or ran. {error}", file=sys.stderr)
         return (text for _, text in self._scripts(_missing(lines, tasks)[0]))
@@ -97,16 +97,20 @@ class Submitter:
             yield token, self._script(lines[start : start + size], token)
 
     def submit(self, lines: Sequence[Line]) -> Receipt:
-        """Submit the lines that no task of SLURM has.
+        """Submit the lines that no task of SLURM has, and that are not done by now.
 
         Raises UserError, with the ids of what was submitted, where SLURM refuses.
         """
+        if not lines:
+            return Receipt(self.folder, [], 0, [])
         home = self.folder / script.FOLDER
-        record.claim(self.folder.parent, self.folder.name, "")
-        record.claim(self.folder, home.name, "")
-        with lock.Lock(home):
-            left, others = _missing(lines, known(self.folder))
-            return Receipt(self.folder, self._submit(left), len(left), others)
+        with no_empty_folder(self.folder):
+            record.claim(self.folder.parent, self.folder.name, "")
+            record.claim(self.folder, home.name, "")
+            with lock.Lock(home):
+                left, others = _missing(lines, known(self.folder))
+                left = [line for line in left if not _has_ended(line)]  # while this was planned
+                return Receipt(self.folder, self._submit(left), len(left), others)
 
     def _submit(self, lines: Sequence[Line]) -> list[str]:
         ids: list[str] = []
@@ -161,6 +165,18 @@ def _forget(path: Path, token: str) -> None:
     with contextlib.suppress(UserError):
         if all(entry.token != token for entry in scheduler.queue()):
             path.unlink()
+
+
+@contextlib.contextmanager
+def no_empty_folder(folder: Path) -> Iterator[None]:
+    """Let no empty folder stay behind where a submission is refused or stopped."""
+    try:
+        yield
+    except BaseException:
+        for path in (folder / script.FOLDER, folder):
+            with contextlib.suppress(OSError):  # it is not empty, or was not made
+                path.rmdir()
+        raise
 
 
 def script_path(folder: Path, token: str) -> Path:
@@ -234,6 +250,10 @@ def _missing(lines: Sequence[Line], tasks: Sequence[Submitted]) -> tuple[list[Li
     folders = {task.line.folder for task in runs}
     left = [line for line in lines if line.folder and line.folder not in folders]
     return left + workers[len(others) :], [task.entry for task in runs] + others
+
+
+def _has_ended(line: Line) -> bool:
+    return line.folder is not None and plan.state(line.folder).has_ended
 
 
 def _settle(settings: Mapping[str, Any], trainer: Mapping[str, Any]) -> dict[str, Any]:
