@@ -7,6 +7,7 @@ import pytest
 
 PROGRAM = """#!/bin/sh
 printf '%s\\n' "{name} $*" >> '{folder}/calls'
+env > '{folder}/{name}.env'
 [ "{name}" = sbatch ] && cat > '{folder}/script' && echo "$(cat '{folder}/id');cluster"
 [ -e '{folder}/{name}.err' ] && cat '{folder}/{name}.err' >&2 && exit 1
 [ -e '{folder}/{name}.out' ] && cat '{folder}/{name}.out'
@@ -37,3 +38,8 @@ class FakeSlurm:
     def calls(self) -> list[str]:
         path = self.folder / "calls"
         return path.read_text().splitlines() if path.exists() else []
+
+    def variables(self, name: str) -> dict[str, str]:
+        """Return the environment in which a command was called the last time."""
+        text = (self.folder / f"{name}.env").read_text()
+        return dict(line.split("=", 1) for line in text.splitlines() if "=" in line)

@@ -43,6 +43,18 @@ def test_a_refused_run_leaves_no_folder(fake: FakeSlurm) -> None:
         assert not list(Path("runs").iterdir())
 
 
+def test_a_stopped_submission_leaves_no_folder(
+    fake: FakeSlurm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(slurm, "known", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        submit("seed=1")
+    assert not list(Path("runs").iterdir())
+
+
 def test_wrong_settings_leave_no_folder(fake: FakeSlurm) -> None:
     with pytest.raises(UsageError, match=r"hydra\.launcher\.stop_s must be less than a slot"):
         submit("hydra.launcher.time_min=1", "hydra.launcher.stop_s=60")

@@ -1,5 +1,6 @@
 """What is handed to SLURM, and what of it is not handed over again; nothing here is a cluster."""
 
+import json
 import shlex
 import shutil
 import subprocess
@@ -14,7 +15,8 @@ from omegaconf import OmegaConf
 from fmnist import config
 from fmnist.command import read_command
 from fmnist.errors import UsageError, UserError
-from fmnist.sweeps import scheduler, script, slurm
+from fmnist.sweeps import receipt, scheduler, script, slurm
+from fmnist.sweeps.scheduler import UnheardError
 from fmnist.sweeps.script import Line
 from fmnist.sweeps.slurm import Submitter
 
@@ -153,10 +155,19 @@ def test_a_slot_must_be_longer_than_its_end() -> None:
 
 
 def test_large_sweeps_are_several_arrays(fake: FakeSlurm) -> None:
-    receipt = submitter().submit(lines(7))
-    assert receipt.ids == ["77", "77", "77"]
+    done = submitter().submit(lines(7))
+    assert done.ids == ["77", "77", "77"]
     assert len(list((SWEEP / ".slurm").glob("*.sh"))) == 3
-    assert "Submitted 7 tasks of sweeps/s as 77 77 77." in "\n".join(receipt.lines())
+    assert "Submitted 7 tasks of sweeps/s as 77 77 77." in "\n".join(done.lines())
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+def test_submitting_needs_no_scontrol(fake: FakeSlurm, is_there: bool) -> None:
+    if is_there:
+        fake.fails("scontrol", "slurm_load_ctl_conf error: Access denied")
+    else:
+        (fake.folder / "scontrol").write_text("#!/nowhere\n")
+    assert submitter().submit(lines(7)).ids == ["77"]
 
 
 def test_what_waits_or_runs_is_not_submitted_again(fake: FakeSlurm) -> None:
@@ -168,11 +179,45 @@ def test_what_waits_or_runs_is_not_submitted_again(fake: FakeSlurm) -> None:
         f"{mark}|77|0|RUNNING|n1|None\n{mark}|77|2|PENDING||Priority\n"
         "fmnist-other|78|0|RUNNING|n1|None\n(null)|79|N/A|RUNNING|n2|None\n",
     )
-    receipt = submitter().submit(lines(4))
-    assert (receipt.num_submitted, receipt.num_active) == (2, 2)
+    done = submitter().submit(lines(4))
+    assert (done.num_submitted, done.num_active) == (2, 2)
     (new,) = {*(SWEEP / ".slurm").glob("*.sh")} - {path}
     assert [script.line(w) for w in script.tasks(new.read_text())] == [lines(4)[1], lines(4)[3]]
-    assert "2 tasks wait or run already." in "\n".join(receipt.lines())
+    assert "2 tasks wait or run already." in "\n".join(done.lines())
+
+
+def test_what_ends_or_is_held_is_told_apart(fake: FakeSlurm) -> None:
+    submitter().submit(lines(3))
+    (path,) = (SWEEP / ".slurm").glob("*.sh")
+    states = ["COMPLETING|n1|None", "PENDING||launch failed requeued held", "PENDING||Priority"]
+    known = [f"fmnist-{path.stem}|77|{i}|{state}" for i, state in enumerate(states)]
+    fake.answers("squeue", "\n".join(known))
+    assert list(submitter().submit(lines(3)).lines()) == [
+        "1 task waits or runs already.",
+        "1 task is ending: type the line again in a minute.",
+        "1 task is held (launch failed requeued held). To release: scontrol release 77",
+        "Status: python scripts/status.py sweeps/s",
+    ]
+
+
+def test_waiting_tells_what_for(
+    fake: FakeSlurm, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(slurm, "POLL_S", (0.01, 0.01))
+    monkeypatch.setattr(receipt, "SAME_S", 0.0)
+    submitter().submit(lines(3))
+    (path,) = (SWEEP / ".slurm").glob("*.sh")
+    states = ["RUNNING|n1|None", "PENDING||Priority", "PENDING||JobHeldUser"]
+    known = [f"fmnist-{path.stem}|77|{i}|{state}" for i, state in enumerate(states)]
+    fake.answers("squeue", "\n".join(known))
+    program = (fake.folder / "squeue").read_text()
+    tail = f"[ $(wc -l < '{fake.folder}/calls') -gt 8 ] && : > '{fake.folder}/squeue.out'\nexit 0"
+    (fake.folder / "squeue").write_text(program.replace("exit 0", tail))
+    slurm.wait(SWEEP)
+    assert capsys.readouterr().err.splitlines() == [
+        "Waiting for 1 task (Priority).",
+        "1 task is held (JobHeldUser). To release: scontrol release 77",
+    ], "once"
 
 
 def test_workers_of_a_search_are_counted(fake: FakeSlurm) -> None:
@@ -189,7 +234,37 @@ def test_a_refusal_names_what_was_submitted(fake: FakeSlurm) -> None:
         UserError, match=r"Invalid partition Nothing was submitted\. .*type the line again"
     ):
         submitter().submit(lines(2))
-    assert not list((SWEEP / ".slurm").glob("*.sh"))
+    assert not SWEEP.exists()
+
+
+def test_a_submission_that_is_stopped_leaves_no_folder(
+    fake: FakeSlurm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(scheduler, "queue", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        submitter().submit(lines(2))
+    assert not SWEEP.exists()
+
+
+def test_where_nothing_is_left_slurm_is_not_asked(fake: FakeSlurm) -> None:
+    assert not list(submitter().preview([]))
+    told = list(submitter().submit([]).lines())
+    assert told == ["Nothing is left to submit.", "Status: python scripts/status.py sweeps/s"]
+    assert fake.calls == []
+    assert not SWEEP.exists()
+
+
+def test_what_ended_while_it_was_planned_is_not_submitted(fake: FakeSlurm) -> None:
+    (SWEEP / "seed=1").mkdir(parents=True)
+    done = {"schema": 1, "status": "finished", "config": {}, "scores": {}, "overrides": []}
+    record = {**done, "attempts": [], "epochs_done": 1, "duration_s": 1.0}
+    (SWEEP / "seed=1" / "run.json").write_text(json.dumps(record))
+    assert submitter().submit(lines(3)).num_submitted == 2
+    text = (fake.folder / "script").read_text()
+    assert [script.line(words) for words in script.tasks(text)] == [lines(3)[0], lines(3)[2]]
 
 
 def test_without_slurm_it_says_where_to_go(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -216,6 +291,7 @@ def test_a_single_run_is_no_array(fake: FakeSlurm) -> None:
     folder = Path("runs/a")
     one = Line(["seed=1"], folder, None)
     assert submitter(folder=folder).submit([one]).ids == ["77"]
+    assert not [call for call in fake.calls if call.startswith("scontrol")]
     text = (fake.folder / "script").read_text()
     assert not script.is_array(text)
     (path,) = (folder / ".slurm").glob("*.sh")
@@ -243,7 +319,7 @@ def test_place_in_a_job(variables: dict[str, str], expected: tuple[str, int, int
 def test_an_unanswered_question_ends(fake: FakeSlurm, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scheduler, "TIMEOUT_S", 0.2)
     (fake.folder / "squeue").write_text("#!/bin/sh\nexec sleep 5\n")
-    with pytest.raises(UserError, match="squeue gave no answer"):
+    with pytest.raises(UnheardError, match="squeue gave no answer"):
         scheduler.queue()
 
 
@@ -263,21 +339,50 @@ def test_waiting_outlasts_a_slurm_that_is_away(
         slurm.wait(SWEEP)
 
 
-def test_a_script_that_may_have_been_taken_stays_known(fake: FakeSlurm) -> None:
-    fake.fails("sbatch", "sbatch: error: Socket timed out on send/recv operation\n")
-    fake.fails("squeue", "away")
-    home = SWEEP / ".slurm"
-    with pytest.raises(UserError, match="away"):
+@pytest.mark.parametrize(
+    "said",
+    [
+        "Batch job submission failed: Socket timed out on send/recv operation",
+        "Batch job submission failed: Zero Bytes were transmitted or received",
+        "Batch job submission failed: Unable to contact slurm controller (receive failure)",
+        None,
+    ],
+)
+def test_a_script_that_may_have_been_taken_stays_known(
+    fake: FakeSlurm, monkeypatch: pytest.MonkeyPatch, said: str | None
+) -> None:
+    """The queue may show its job only later."""
+    program = (fake.folder / "sbatch").read_text()
+    if said:
+        fake.fails("sbatch", said)
+    else:
+        (fake.folder / "sbatch").write_text("#!/bin/sh\nkill -9 $$\n")
+    with pytest.raises(UserError, match=r"taken all the same: wait a minute, then type the line"):
         submitter().submit(lines(1))
-    (fake.folder / "squeue.err").unlink()
+    (path,) = (SWEEP / ".slurm").glob("*.sh")
+    (fake.folder / "sbatch").write_text(program)
+    (fake.folder / "sbatch.err").unlink(missing_ok=True)
+    fake.answers("squeue", f"fmnist-{path.stem}|77|0|PENDING||None\n")
+    assert submitter().submit(lines(1)).num_submitted == 0
+
+
+def test_a_script_whose_refusal_is_not_true_stays_known(fake: FakeSlurm) -> None:
+    fake.fails("sbatch", "a site's own sbatch fails after it submitted")
     program = (fake.folder / "squeue").read_text()
-    known = f"for f in {home}/*.sh; do echo fmnist-$(basename $f .sh)'|77|0|PENDING||None'; done"
-    (fake.folder / "squeue").write_text(program.replace("exit 0", f"{known}\nexit 0"))
-    with pytest.raises(UserError, match="Socket timed out"):
+    known = f"for f in {SWEEP}/.slurm/*.sh; do echo fmnist-$(basename $f .sh)'|77|0|PENDING||None'"
+    (fake.folder / "squeue").write_text(program.replace("exit 0", f"{known}; done\nexit 0"))
+    with pytest.raises(UserError, match="after it submitted"):
         submitter().submit(lines(1))
-    assert len(list(home.glob("*.sh"))) == 1
     (fake.folder / "sbatch.err").unlink()
     assert submitter().submit(lines(1)).num_submitted == 0
+
+
+def test_the_queue_is_seen_whole(fake: FakeSlurm, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SQUEUE_STATES", "RUNNING")
+    monkeypatch.setenv("SQUEUE_PARTITION", "low")
+    scheduler.queue()
+    assert not [name for name in fake.variables("squeue") if name.startswith("SQUEUE_")]
+    assert "-a" in fake.calls[0].split(), "or jobs in hidden partitions are left out"
 
 
 def test_jobs_of_other_kinds_are_passed_over(fake: FakeSlurm) -> None:
@@ -285,18 +390,37 @@ def test_jobs_of_other_kinds_are_passed_over(fake: FakeSlurm) -> None:
     assert scheduler.queue() == []
 
 
-def test_a_job_that_submits_hands_its_own_place_on_to_none(
+def test_a_job_that_submits_hands_nothing_of_itself_on(
     fake: FakeSlurm, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    program = (fake.folder / "sbatch").read_text()
-    (fake.folder / "sbatch").write_text(program.replace("exit 0", f"env > {fake.folder}/env"))
-    inherited = {"SLURM_ARRAY_TASK_ID": "3", "SLURM_RESTART_COUNT": "2", "SBATCH_NO_REQUEUE": "1"}
-    for name, value in {**inherited, "SLURM_CONF": "kept"}.items():
-        monkeypatch.setenv(name, value)
+    own = ["SLURM_ARRAY_TASK_ID", "SLURM_RESTART_COUNT", "SLURM_MEM_PER_CPU", "SLURM_CPU_BIND"]
+    reaching = ["SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_CLUSTERS", "SLURM_JWT"]
+    for name in own + reaching:
+        monkeypatch.setenv(name, "1")
     submitter().submit(lines(1))
-    found = (fake.folder / "env").read_text()
-    assert "SLURM_CONF=kept" in found
-    assert not [name for name in inherited if name in found]
+    found = fake.variables("sbatch")
+    assert {name for name in own + reaching if name in found} == set(reaching)
+
+
+def test_what_is_chosen_wins_over_the_environment(
+    fake: FakeSlurm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For sbatch itself the environment wins over the script, its own words over both."""
+    never = ["SBATCH_WAIT", "SBATCH_ARRAY_INX", "SBATCH_ERROR", "SBATCH_CPUS_PER_GPU"]
+    of_gpus = ["SBATCH_GPUS", "SBATCH_GPUS_PER_TASK", "SBATCH_GRES"]
+    for name in [*never, *of_gpus, "SBATCH_ACCOUNT", "SBATCH_PARTITION", "SBATCH_WAIT_ALL_NODES"]:
+        monkeypatch.setenv(name, "gpu:1")
+    words = ["hydra.launcher.partition=low", "hydra.launcher.extra=['--constraint=a&b']"]
+    submitter(*words).submit(lines(1))
+    (call,) = [call for call in fake.calls if call.startswith("sbatch")]
+    chosen = options((fake.folder / "script").read_text())
+    assert {"--partition=low", "--constraint=a&b", "--requeue", "--array=0-0"} < set(chosen)
+    assert set(chosen) < set(call.split())
+    found = fake.variables("sbatch")
+    assert not [name for name in never if name in found]
+    assert {"SBATCH_ACCOUNT", "SBATCH_WAIT_ALL_NODES", *of_gpus} < set(found), "a site's defaults"
+    submitter("hydra.launcher.gpus=1").submit(lines(1))
+    assert not [name for name in of_gpus if name in fake.variables("sbatch")]
 
 
 @pytest.mark.parametrize("option", ["--comment=x", "--array=0-9", "--no-requeue", "--time=5"])

@@ -1,23 +1,33 @@
 """SLURM's own commands, as far as jobs need them. Torch-free; nothing goes through a shell."""
 
+import contextlib
 import os
 import re
 import shutil
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from fmnist.errors import UserError
 
 TIMEOUT_S = 60.0  # for a controller that is busy
 MAX_ARRAY = 1001  # SLURM's own default of MaxArraySize, one more than the highest index
-# What a job that submits would hand on: its own place, and options that the script sets.
-NOT_INHERITED = (
-    *("SLURM_ARRAY_", "SLURM_RESTART_COUNT", "SLURM_STEP", "SBATCH_ARRAY", "SBATCH_SIGNAL"),
-    *("SBATCH_TIMELIMIT", "SBATCH_NO_REQUEUE", "SBATCH_REQUEUE", "SBATCH_OPEN_MODE"),
-    "SBATCH_JOB_NAME",
+# What says how to reach SLURM. All else that begins with SLURM_ is of the job that submits.
+REACHING = ("SLURM_CONF", "SLURM_CLUSTERS", "SLURM_JWT", "SLURM_SACK_")
+# What sbatch takes from the environment and none of our jobs can have, whatever is chosen: to be
+# waited for, to be an array where it is a single run, to log elsewhere, processors of each GPU.
+NEVER = ("SBATCH_WAIT", "SBATCH_ARRAY_INX", "SBATCH_ERROR", "SBATCH_CPUS_PER_GPU")
+# What SLURM's commands say when they sent a request and heard no answer.
+UNHEARD = re.compile(
+    r"timed out|transmitted or received|reset by peer|broken pipe|unspecified error|unexpected "
+    r"message|(send|receive|connection|communication|shutdown) failure",
+    re.I,
 )
 MARK = "fmnist-"  # what a job's comment begins with; then comes the token of its script
+
+
+class UnheardError(UserError):
+    """SLURM gave no answer; what it was asked for may be done all the same."""
 
 
 class Entry(NamedTuple):
@@ -36,16 +46,32 @@ class Entry(NamedTuple):
         """Return what scancel and scontrol call it."""
         return f"{self.job}_{self.number}" if self.is_array else self.job
 
+    @property
+    def is_ending(self) -> bool:
+        """Say whether SLURM cleans up after it; one that was requeued comes back after that."""
+        return self.state == "COMPLETING"
+
+    @property
+    def is_held(self) -> bool:
+        """Say whether it waits until somebody releases it."""
+        waits = self.state == "PENDING" and re.search("held|hold", self.reason, re.I)
+        return bool(waits) or self.state in ("REQUEUE_HOLD", "RESV_DEL_HOLD", "SPECIAL_EXIT")
+
 
 def submit(words: Sequence[str], script: str) -> str:
-    """Hand `script` to sbatch with the options `words`; returns the job's id."""
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(NOT_INHERITED)}
-    return _run(["sbatch", "--parsable", *words], script, kept).strip().partition(";")[0]
+    """Hand `script` to sbatch with the options `words`; returns the job's id.
+
+    Options in the script alone would yield to the SBATCH_* variables of the environment.
+    """
+    return _run(["sbatch", "--parsable", *words], script).strip().partition(";")[0]
 
 
 def queue() -> list[Entry]:
-    """Return this user's tasks of ours that wait or run, one for each index of an array."""
-    words = ["squeue", "-h", "-r", "-u", str(os.getuid()), "-o", "%k|%F|%K|%T|%N|%r"]
+    """Return this user's tasks of ours that wait or run, one for each index of an array.
+
+    Those in hidden partitions (-a) too.
+    """
+    words = ["squeue", "-a", "-h", "-r", "-u", str(os.getuid()), "-o", "%k|%F|%K|%T|%N|%r"]
     return [entry for line in _run(words).splitlines() if (entry := _entry(line))]
 
 
@@ -61,8 +87,11 @@ def is_preempted(job: str) -> bool:
 
 
 def max_array_size() -> int:
-    """Return how many tasks one array may have."""
-    found = re.search(r"^MaxArraySize\s*=\s*(\d+)", _run(["scontrol", "show", "config"]), re.M)
+    """Return how many tasks one array may have, SLURM's default where it cannot be asked."""
+    said = ""
+    with contextlib.suppress(UserError):  # sbatch needs no scontrol, and refuses what is too many
+        said = _run(["scontrol", "show", "config"])
+    found = re.search(r"^MaxArraySize\s*=\s*(\d+)", said, re.M)
     return max(int(found[1]) if found else MAX_ARRAY, 2)
 
 
@@ -80,9 +109,26 @@ def _entry(line: str) -> Entry | None:
     return Entry(comment.removeprefix(MARK), job, number, is_array, state, reason, node)
 
 
-def _run(
-    words: Sequence[str], text: str | None = None, environment: Mapping[str, str] = os.environ
-) -> str:
+def _environment(words: Sequence[str]) -> dict[str, str]:
+    """Return the variables for a command of SLURM, none of which changes what `words` ask for.
+
+    sbatch hands them on to the job.
+    """
+    asks_gpus = any(word.startswith(("--gpus", "--gres=gpu")) for word in words)
+
+    def is_kept(name: str, value: str) -> bool:
+        if name.startswith("SQUEUE_"):  # would leave some of our tasks out
+            return False
+        if name.startswith("SLURM_"):
+            return name.startswith(REACHING)
+        says_gpus = name.startswith("SBATCH_GPUS") or (name == "SBATCH_GRES" and "gpu" in value)
+        return name not in NEVER and not (asks_gpus and says_gpus)
+
+    kept = {name: value for name, value in os.environ.items() if is_kept(name, value)}
+    return {**kept, "SLURM_TIME_FORMAT": "standard"}
+
+
+def _run(words: Sequence[str], text: str | None = None) -> str:
     try:
         done = subprocess.run(
             list(words),
@@ -93,7 +139,7 @@ def _run(
             errors="replace",
             timeout=TIMEOUT_S,
             check=False,
-            env={**environment, "SLURM_TIME_FORMAT": "standard"},
+            env=_environment(words),
         )
     except FileNotFoundError:
         raise UserError(
@@ -101,13 +147,14 @@ def _run(
             "submitted, or choose hydra/launcher=local | pool."
         ) from None
     except subprocess.TimeoutExpired:
-        raise UserError(
+        raise UnheardError(
             f"{words[0]} gave no answer for {TIMEOUT_S:.0f} s. Look at the cluster with sinfo, "
             "then type the same line again."
         ) from None
     if done.returncode != 0:
         said = " ".join(done.stderr.split()) or f"it exited with {done.returncode}"
-        raise UserError(f"{words[0]} failed: {said}")
+        is_unheard = done.returncode < 0 or UNHEARD.search(said)
+        raise (UnheardError if is_unheard else UserError)(f"{words[0]} failed: {said}")
     return done.stdout
 
 

@@ -3,6 +3,7 @@
 The lines are data to bash, a here-document: nothing in them is expanded or run by it.
 """
 
+import itertools
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -13,7 +14,8 @@ from fmnist.sweeps.scheduler import MARK
 
 FOLDER = ".slurm"  # of a sweep or a run: its scripts, and what its tasks said
 SUFFIX = ".sh"
-_ARRAY = "#SBATCH --array="
+_OPTION = "#SBATCH "
+_ARRAY = f"{_OPTION}--array="
 _AGAIN = "# Again: "
 _BEGIN = "<<'TASKS'"
 _END = "TASKS"
@@ -40,7 +42,7 @@ def render(
     return "\n".join(
         [
             "#!/bin/bash",
-            *(f"#SBATCH {option}" for option in [*chosen, *settings["extra"]]),
+            *(f"{_OPTION}{option}" for option in [*chosen, *settings["extra"]]),
             f"# {name}: each line between the two marks is a task, a run in a folder of its own.",
             _AGAIN + _line(again),
             "trap '' USR1  # SLURM's word that the slot ends; from here on the next process's",
@@ -57,6 +59,12 @@ def tasks(text: str) -> list[list[str]]:
     """Return the words of each task of a script."""
     _, _, rest = text.partition(f"{_BEGIN}\n")
     return [shlex.split(line) for line in rest.removesuffix(f"{_END}\n").splitlines()]
+
+
+def options(text: str) -> list[str]:
+    """Return the options of sbatch that a script begins with."""
+    begin = itertools.takewhile(lambda line: line.startswith("#"), text.splitlines())
+    return [line.removeprefix(_OPTION) for line in begin if line.startswith(_OPTION)]
 
 
 def is_array(text: str) -> bool:

@@ -1,15 +1,14 @@
 """A single run as a SLURM job: `train.py -m hydra/launcher=slurm` without an axis."""
 
-import contextlib
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from fmnist import config as configs
 from fmnist import consent, record, run
 from fmnist.command import Command
 from fmnist.errors import UserError
-from fmnist.sweeps import plan, script, slurm
+from fmnist.sweeps import plan, slurm
 from fmnist.sweeps.script import Line
 from fmnist.sweeps.slurm import Submitter
 
@@ -33,7 +32,7 @@ def submit(asked: Command, words: Sequence[str], is_trial: bool) -> None:
     again += [*words, *([] if config["name"] else [f"name={place.name}"])]
     settings = {k: v for k, v in asked.hydra.launcher.items() if k != "_target_"}
     line = Line(asked.typed, place, config_dir, consent.is_given())
-    with _no_empty_folder(place):
+    with slurm.no_empty_folder(place):
         submitter = Submitter(place, settings, asked.cfg.trainer, again)
         is_done = record.decide(place, config, asked.typed, configs.defaults) == "finished"
         if is_trial:
@@ -48,18 +47,6 @@ def submit(asked: Command, words: Sequence[str], is_trial: bool) -> None:
             return
         slurm.wait(place)
     _show(place)
-
-
-@contextlib.contextmanager
-def _no_empty_folder(place: Path) -> Iterator[None]:
-    """Let no empty folder stay behind where a submission is refused."""
-    try:
-        yield
-    except UserError:
-        for folder in (place / script.FOLDER, place):
-            with contextlib.suppress(OSError):  # it is not empty, or was not made
-                folder.rmdir()
-        raise
 
 
 def _place(config: dict[str, object], is_trial: bool) -> Path:

@@ -19,7 +19,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from fmnist import lock, record
 from fmnist.errors import Interrupted, UsageError, UserError
-from fmnist.sweeps import scheduler, script
+from fmnist.sweeps import plan, scheduler, script
+from fmnist.sweeps.receipt import Receipt, Watch
 from fmnist.sweeps.scheduler import Entry
 from fmnist.sweeps.script import Line
 
@@ -37,31 +38,6 @@ class Submitted(NamedTuple):
 
     entry: Entry
     line: Line
-
-
-class Receipt(NamedTuple):
-    """What became of a submission."""
-
-    folder: Path
-    ids: list[str]
-    num_submitted: int
-    num_active: int  # that waited or ran already
-
-    def lines(self) -> Iterator[str]:
-        """Say what was submitted, how to look at it and how to end it."""
-        if self.ids:
-            noun = "1 task" if self.num_submitted == 1 else f"{self.num_submitted:,} tasks"
-            yield f"Submitted {noun} of {self.folder} as {' '.join(self.ids)}."
-        if self.num_active:
-            noun = (
-                "1 task waits or runs"
-                if self.num_active == 1
-                else f"{self.num_active:,} tasks wait or run"
-            )
-            yield f"{noun} already."
-        yield f"Status: python scripts/status.py {self.folder}"
-        if self.ids:
-            yield f"Stop:   scancel {' '.join(self.ids)}"
 
 
 class SlurmLauncher(Launcher):
@@ -106,39 +82,49 @@ class Submitter:
 
     def preview(self, lines: Sequence[Line]) -> Iterator[str]:
         """Yield the scripts that `submit` would hand over now, as far as SLURM can be asked."""
-        active, size = [], scheduler.MAX_ARRAY
+        tasks: Sequence[Submitted] = []
         try:
-            active = [task.line for task in known(self.folder)]
-            size = scheduler.max_array_size()
+            tasks = known(self.folder) if lines else []
         except UserError as error:
             print(f"Note: shown as if nothing waited or ran. {error}", file=sys.stderr)
-        return (text for _, text in self._scripts(_missing(lines, active), size))
+        return (text for _, text in self._scripts(_missing(lines, tasks)[0]))
 
-    def _scripts(self, lines: Sequence[Line], size: int) -> Iterator[tuple[str, str]]:
-        """Yield token and text of the scripts of arrays of at most `size` tasks."""
+    def _scripts(self, lines: Sequence[Line]) -> Iterator[tuple[str, str]]:
+        """Yield token and text of each script, as many as arrays of the cluster's size take."""
+        size = scheduler.max_array_size() if self._is_array(lines) else 1
         for start in range(0, len(lines), size):
             token = uuid.uuid4().hex[:12]
             yield token, self._script(lines[start : start + size], token)
 
-    def submit(self, lines: Sequence[Line]) -> "Receipt":
-        """Submit the lines that no waiting or running task has.
+    def submit(self, lines: Sequence[Line]) -> Receipt:
+        """Submit the lines that no task of SLURM has, and that are not done by now.
 
         Raises UserError, with the ids of what was submitted, where SLURM refuses.
         """
+        if not lines:
+            return Receipt(self.folder, [], 0, [])
         home = self.folder / script.FOLDER
-        record.claim(self.folder.parent, self.folder.name, "")
-        record.claim(self.folder, home.name, "")
-        with lock.Lock(home):
-            left = _missing(lines, [task.line for task in known(self.folder)])
-            return Receipt(self.folder, self._submit(left), len(left), len(lines) - len(left))
+        with no_empty_folder(self.folder):
+            record.claim(self.folder.parent, self.folder.name, "")
+            record.claim(self.folder, home.name, "")
+            with lock.Lock(home):
+                left, others = _missing(lines, known(self.folder))
+                left = [line for line in left if not _has_ended(line)]  # while this was planned
+                return Receipt(self.folder, self._submit(left), len(left), others)
 
     def _submit(self, lines: Sequence[Line]) -> list[str]:
         ids: list[str] = []
-        for token, text in self._scripts(lines, scheduler.max_array_size() if lines else 1):
+        for token, text in self._scripts(lines):
             path = script_path(self.folder, token)
             record.write_atomically(path, text)  # first, or a task of it would be nobody's
             try:
-                ids.append(scheduler.submit(_places(path, text), text))
+                ids.append(scheduler.submit([*script.options(text), *_places(path, text)], text))
+            except scheduler.UnheardError as error:
+                done = f"Submitted already: {' '.join(ids)}. " if ids else ""
+                raise UserError(
+                    f"{error} {done}This one may have been taken all the same: wait a minute, then "
+                    "type the line again, which submits what is missing."
+                ) from None
             except UserError as error:
                 _forget(path, token)
                 done = f"Submitted already: {' '.join(ids)}." if ids else "Nothing was submitted."
@@ -159,8 +145,12 @@ class Submitter:
             values,
             [*task, "--max-restarts", str(self.settings["max_restarts"])],
             self.again,
-            is_array=lines[0].folder != self.folder,
+            is_array=self._is_array(lines),
         )
+
+    def _is_array(self, lines: Sequence[Line]) -> bool:
+        """Say whether `lines` are not the single run that lies in the folder itself."""
+        return any(line.folder != self.folder for line in lines)
 
     def _before(self, values: Mapping[str, Any]) -> list[str]:
         """Return what stands before scripts/train.py: srun for several processes, a container."""
@@ -171,10 +161,22 @@ class Submitter:
 
 
 def _forget(path: Path, token: str) -> None:
-    """Remove a script that was refused; one that may have been taken all the same stays known."""
+    """Remove a script that was refused, unless SLURM has it: sites put sbatch into their own."""
     with contextlib.suppress(UserError):
         if all(entry.token != token for entry in scheduler.queue()):
             path.unlink()
+
+
+@contextlib.contextmanager
+def no_empty_folder(folder: Path) -> Iterator[None]:
+    """Let no empty folder stay behind where a submission is refused or stopped."""
+    try:
+        yield
+    except BaseException:
+        for path in (folder / script.FOLDER, folder):
+            with contextlib.suppress(OSError):  # it is not empty, or was not made
+                path.rmdir()
+        raise
 
 
 def script_path(folder: Path, token: str) -> Path:
@@ -212,16 +214,20 @@ def known(folder: Path) -> list[Submitted]:
 def wait(folder: Path) -> None:
     """Return when no task of `folder` waits or runs any more; they go on after a Ctrl-C.
 
+    What they wait for is told where it stays the same.
     Raises UserError when SLURM cannot be asked for PATIENCE_S seconds.
     """
     began = heard = time.monotonic()
     first, last = POLL_S
+    watch = Watch()
     try:
         while True:
             try:
-                if not known(folder):
+                if not (tasks := known(folder)):
                     return
                 heard = time.monotonic()
+                for line in watch.see([task.entry for task in tasks]):
+                    print(line, file=sys.stderr, flush=True)
             except UserError:  # a controller that restarts, or is busy
                 if time.monotonic() - heard > PATIENCE_S:
                     raise
@@ -231,18 +237,23 @@ def wait(folder: Path) -> None:
         raise
 
 
-def _missing(lines: Sequence[Line], active: Sequence[Line]) -> list[Line]:
-    """Return the lines that are to be submitted beside the `active` ones.
+def _missing(lines: Sequence[Line], tasks: Sequence[Submitted]) -> tuple[list[Line], list[Entry]]:
+    """Return the lines that are to be submitted beside `tasks`, and the tasks of the others.
 
     Runs are known by their folders. Workers of a search are alike, so they are counted; one that
     was started for fewer trials is none of these.
     """
-    folders = {line.folder for line in active}
+    asked = {line.folder for line in lines if line.folder}
     workers = [line for line in lines if line.folder is None]
-    num_active = sum(line in workers for line in active)
-    return [line for line in lines if line.folder and line.folder not in folders] + workers[
-        num_active:
-    ]
+    runs = [task for task in tasks if task.line.folder in asked]
+    others = [task.entry for task in tasks if task.line in workers]
+    folders = {task.line.folder for task in runs}
+    left = [line for line in lines if line.folder and line.folder not in folders]
+    return left + workers[len(others) :], [task.entry for task in runs] + others
+
+
+def _has_ended(line: Line) -> bool:
+    return line.folder is not None and plan.state(line.folder).has_ended
 
 
 def _settle(settings: Mapping[str, Any], trainer: Mapping[str, Any]) -> dict[str, Any]:

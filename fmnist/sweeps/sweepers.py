@@ -89,7 +89,8 @@ class JobSweeper(Sweeper):
         receipt = submitter.submit(lines)
         print("\n".join(receipt.lines()), flush=True)
         if submitter.settings["wait"]:
-            slurm.wait(outcome.sweep.folder)
+            if lines:
+                slurm.wait(outcome.sweep.folder)
             self.see(outcome)
             conclude(outcome)
             if any(not plan.state(job.folder).has_ended for job in outcome.jobs):
