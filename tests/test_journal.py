@@ -12,7 +12,7 @@ from typing import NoReturn
 
 import pytest
 
-from fmnist import lock
+from fmnist import holders, lock
 from fmnist.errors import UserError
 from fmnist.sweeps import journal
 from fmnist.sweeps.claims import Claims
@@ -64,7 +64,7 @@ def test_a_holder_elsewhere_is_left_alone_as_long_as_it_beats(
 ) -> None:
     now = time.time
     monkeypatch.setattr(time, "time", lambda: now() + 100_000)  # no clock is compared
-    monkeypatch.setattr(lock, "is_alive", lambda _: None)  # as on another machine
+    monkeypatch.setattr(holders, "is_alive", lambda _: None)  # as on another machine
     one, other, looks = Claims(tmp_path), Claims(tmp_path), Looks()
     assert one.take(3)
     found = []

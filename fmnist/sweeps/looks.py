@@ -3,7 +3,7 @@
 import time
 from pathlib import Path
 
-from fmnist import lock
+from fmnist import holders, lock
 
 
 class Looks:
@@ -19,7 +19,7 @@ class Looks:
         where there is none, or none any more.
         """
         holder = lock._read(path)
-        alive = holder is not None and lock.is_alive(holder)
+        alive = holder is not None and holders.is_alive(holder)
         if holder is None or alive is not None:
             return alive
         beat = (holder.get("token"), lock.stamp(path))
