@@ -8,7 +8,6 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from types import FrameType
 
 from fmnist import errors, launch, links
 from fmnist.errors import Interrupted, ToldError, UserError
@@ -127,14 +126,18 @@ def _await_end(mates: Follower) -> None:
 
 
 def _heed_sigterm(mates: Mates) -> None:
-    """Let SIGTERM end all processes; torchrun sends it also while they end by themselves."""
+    """Let SIGTERM end all processes; torchrun sends it also while they end by themselves.
 
-    def stop(signum: int, _: FrameType | None) -> None:
+    SIGUSR2 means the same: srun passes it on, and answers SIGTERM by killing them.
+    """
+
+    def stop(*_: object) -> None:
         if not (mates.done or mates.verdict or mates.lost):
-            raise Interrupted(signum)
+            raise Interrupted(signal.SIGTERM)
 
     with contextlib.suppress(ValueError):  # not in the main thread
-        signal.signal(signal.SIGTERM, stop)  # for good: the exit code is still to come
+        for signum in (signal.SIGTERM, signal.SIGUSR2):
+            signal.signal(signum, stop)  # for good: the exit code is still to come
 
 
 def _start(given: Launch) -> "subprocess.Popen[bytes]":

@@ -43,11 +43,11 @@ class Phases(Callback):
 class StopOnSignal(Callback):
     """Ends the run with `Interrupted` at the next batch after SIGINT or SIGTERM.
 
-    The handler only sets a flag. A second Ctrl-C ends at once. What stops one of several processes
-    stops all.
+    SIGUSR2 is how SIGTERM comes through srun. The handler only sets a flag. A second Ctrl-C ends at
+    once. What stops one of several processes stops all.
     """
 
-    SIGNALS = (signal.SIGINT, signal.SIGTERM)
+    SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
 
     def __init__(self, mates: Mates | None = None) -> None:
         self.mates = mates
@@ -104,7 +104,7 @@ class StopOnSignal(Callback):
     def _note(self, signum: int, _: FrameType | None) -> None:
         if self.signum == signal.SIGINT == signum:
             raise KeyboardInterrupt
-        self.signum = signum
+        self.signum = signal.SIGTERM if signum == signal.SIGUSR2 else signum
 
 
 class Prune(Checkpoint):

@@ -305,6 +305,27 @@ def test_slurm_ddp_rank_kill(user: User, slurm: mini_slurm.Cluster) -> None:
     assert_like_uninterrupted(user, "runs/r", *SLOW, *ddp, "trainer.devices=2")
 
 
+def test_slurm_ddp_slot_end(user: User, slurm: mini_slurm.Cluster) -> None:
+    """SLURM's word that the slot ends, to a batch job of two processes on two nodes."""
+    ddp = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.max_epochs=4"]
+    nodes = ["trainer.devices=1", "trainer.num_nodes=2"]
+    setup = "hydra.launcher.setup=['export MASTER_ADDR=127.0.0.1']"
+    job = submit(user, *SLOW, *ddp, *nodes, "name=r", setup)
+    folder = user.folder / "runs" / "r"
+    until(is_training(folder), "an epoch")
+    slurm.run("scancel", "--batch", "--signal=USR1", job)
+    until(lambda: record.read(folder).data["status"] != "running", "the stop at a batch")
+    stopped = record.read(folder).data
+    assert (stopped["status"], stopped["error"]) == ("interrupted", "SIGTERM")
+    until(lambda: not (folder / ".lock").exists(), "the free folder")
+    until(is_finished(folder), "the end")
+    assert len(record.read(folder).data["attempts"]) == 2
+    log = "".join(path.read_text() for path in (folder / ".slurm").glob("*.log"))
+    assert "forcing job termination" not in log
+    assert "Requeued after" in log
+    assert_like_uninterrupted(user, "runs/r", *SLOW, *ddp, "trainer.devices=2")
+
+
 def _rank(rank: int, job: str, slurm: mini_slurm.Cluster) -> int:
     """Return the process of a rank of a job."""
     conf = f"SLURM_CONF={slurm.environment['SLURM_CONF']}"

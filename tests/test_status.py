@@ -1,6 +1,8 @@
 """The state of submitted jobs, as SLURM and their folders tell it."""
 
 import json
+import os
+import time
 from pathlib import Path
 
 import pytest
@@ -20,7 +22,7 @@ def fake(tmp_path: Path, workdir: Path, monkeypatch: pytest.MonkeyPatch) -> Fake
 
 
 def write_run(folder: Path, state: str, epochs: int, **fields: str) -> None:
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     config = {"trainer": {"max_epochs": 10}}
     data = {**RECORD, "status": state, "epochs_done": epochs, "config": config, **fields}
     (folder / "run.json").write_text(json.dumps(data))
@@ -41,7 +43,7 @@ def test_both_sides_of_every_job_are_shown(fake: FakeSlurm) -> None:
     fake.answers("squeue", f"{mark}|77|2|RUNNING|n1|None\n{mark}|77|3|PENDING||Resources\n")
     text = shown()
     head, _, *rows = text.splitlines()
-    assert head == "sweeps/s: 5 jobs: 1 failed, 1 finished, 1 interrupted, 1 queued, 1 to do"
+    assert head == "sweeps/s: 5 jobs: 1 failed, 1 finished, 1 queued, 1 running, 1 to do"
     found = {row.split()[0]: " ".join(row.split()[1:]) for row in rows if row.startswith("seed")}
     assert found == {
         "seed=0": "- finished, 10/10 epochs",
@@ -53,6 +55,88 @@ def test_both_sides_of_every_job_are_shown(fake: FakeSlurm) -> None:
     assert f"  log: {path.with_name(f'{path.stem}_1.log')}" in text
     assert "Go on:  python scripts/train.py -m seed=0,1" in text
     assert "Stop:   scancel 77" in text
+
+
+@pytest.mark.parametrize(
+    ("said", "kind", "shown_as"),
+    [
+        ("CONFIGURING|n1|None", "running", "configuring n1"),
+        ("SUSPENDED|n1|None", "running", "suspended n1"),
+        ("COMPLETING|n1|NonZeroExitCode", "ending", "completing n1 (NonZeroExitCode)"),
+        ("REQUEUED||None", "queued", "requeued"),
+        ("RUNNING|n1|None", "running", "running n1"),
+        ("PENDING||Priority", "queued", "pending (Priority)"),
+    ],
+)
+@pytest.mark.parametrize("before", ["failed", "interrupted", "to do"])
+def test_slurm_knows_better_than_an_older_record(
+    said: str, kind: str, shown_as: str, before: str, fake: FakeSlurm
+) -> None:
+    submitter().submit(lines(1))
+    (path,) = (SWEEP / ".slurm").glob("*.sh")
+    if before != "to do":
+        write_run(SWEEP / "seed=0", before, 3)
+    fake.answers("squeue", f"fmnist-{path.stem}|77|0|{said}\n")
+    text = shown()
+    assert text.startswith(f"sweeps/s: 1 job: 1 {kind}\n")
+    assert f"77_0 {shown_as}  " in text
+
+
+def hold(folder: Path, host: str, age_s: float) -> None:
+    """Let a process of another machine hold a run, which showed itself some time ago."""
+    (folder / ".lock").write_text(json.dumps({"host": host, "pid": 1, "token": "t"}))
+    os.utime(folder / ".lock", (time.time() - age_s,) * 2)
+
+
+@pytest.mark.parametrize(
+    ("queued", "age_s", "kind"),
+    [(False, 60, "interrupted"), (False, 0, "running"), (True, 60, "queued")],
+)
+def test_a_killed_job_does_not_run(queued: bool, age_s: float, kind: str, fake: FakeSlurm) -> None:
+    submitter().submit(lines(1))
+    (path,) = (SWEEP / ".slurm").glob("*.sh")
+    write_run(SWEEP / "seed=0", "running", 3)
+    hold(SWEEP / "seed=0", "n9", age_s)
+    if queued:
+        fake.answers("squeue", f"fmnist-{path.stem}|77|0|PENDING||BeginTime\n")
+    text = shown()
+    assert text.startswith(f"sweeps/s: 1 job: 1 {kind}\n")
+    assert ("interrupted, 3/10 epochs" in text) == (age_s > 0)
+
+
+def test_it_may_run_where_slurm_cannot_be_asked(fake: FakeSlurm) -> None:
+    submitter().submit(lines(1))
+    write_run(SWEEP / "seed=0", "running", 3)
+    hold(SWEEP / "seed=0", "n9", 60)
+    fake.fails("squeue", "Unable to contact slurm controller")
+    assert shown().startswith("sweeps/s: 1 job: 1 running\n")
+
+
+@pytest.mark.parametrize("run", [False, True])
+def test_another_path_to_a_folder_shows_the_same(
+    run: bool, fake: FakeSlurm, workdir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = Path("runs/r") if run else SWEEP
+    place = folder if run else folder / "seed=0"
+    submitter(folder=folder).submit([Line(["seed=0"], place, None)])
+    (path,) = (folder / ".slurm").glob("*.sh")
+    write_run(place, "running", 3)
+    fake.answers("squeue", f"fmnist-{path.stem}|77|{'N/A' if run else '0'}|RUNNING|n1|None\n")
+    (workdir / "latest").symlink_to(folder)
+    (workdir / "elsewhere").mkdir()
+    monkeypatch.chdir(workdir / "elsewhere")
+    for name in (workdir / folder, Path("..") / folder, Path("../latest")):
+        text = shown(name)
+        assert text.startswith(f"{name}: 1 job: 1 running\n")
+        assert "running n1" in text
+        assert "Go on" not in text
+
+
+def test_a_script_that_was_refused_meanwhile_is_passed_over(fake: FakeSlurm) -> None:
+    submitter().submit(lines(1))
+    (path,) = (SWEEP / ".slurm").glob("*.sh")
+    path.with_name("gone.sh").symlink_to("nothing")  # listed, and not there when it is read
+    assert shown().startswith("sweeps/s: 1 job: 1 to do\n")
 
 
 def test_what_is_done_needs_nothing_typed_but_its_table(fake: FakeSlurm) -> None:

@@ -12,10 +12,14 @@ from typing import Any
 import pytest
 from fake_slurm import FakeSlurm
 
-from fmnist import lock, record
+from fmnist import lock, record, team
+from fmnist.errors import Interrupted
+from fmnist.launch import Launch
+from fmnist.mates import Mates
 from fmnist.sweeps import script, task
 from fmnist.sweeps.script import Line
 from fmnist.sweeps.task import Starts, Task
+from fmnist.watch import StopOnSignal
 
 JOB, RUN = "7_3", Path("sweeps/s/a")
 KILLED = "os.kill(os.getpid(), signal.SIGKILL)"
@@ -70,6 +74,7 @@ def carry_out(words: list[str], restarts: int = 0, max_restarts: int = 5) -> int
         ("interrupted", "sys.exit(143)", 143, True),
         ("running", "sys.exit(137)", 137, True),  # srun's word for a killed process
         ("interrupted", "sys.exit(1)", 1, True),  # one of several processes was killed
+        ("running", "sys.exit(1)", 1, False),  # a full disk took no last word
         ("interrupted", "sys.exit(2)", 2, False),
         ("finished", KILLED, 0, False),
     ],
@@ -80,6 +85,18 @@ def test_only_what_neither_finished_nor_failed_is_requeued(
     assert carry_out(line(ends_as(status, 1, then))) == code
     assert ("scontrol requeue 7_3" in slurm.calls) == requeued
     assert (RUN.parent / ".slurm" / "7_3.starts").exists() == requeued
+
+
+@pytest.mark.parametrize("before", ["interrupted", "running", "failed"])
+@pytest.mark.parametrize(
+    ("then", "code", "requeued"), [("sys.exit(1)", 1, False), (KILLED, 137, True)]
+)
+def test_what_ended_before_says_nothing_of_a_start_that_did_not_begin(
+    before: str, then: str, code: int, requeued: bool, slurm: FakeSlurm
+) -> None:
+    write_record(before, 2)
+    assert carry_out(line(then)) == code
+    assert ("scontrol requeue 7_3" in slurm.calls) == requeued
 
 
 def test_two_restarts_without_an_epoch_end_as_failed(
@@ -112,6 +129,14 @@ def test_restarts_of_slurm_itself_count_too(slurm: FakeSlurm) -> None:
     assert record.read(RUN).status == "failed"
 
 
+def test_starts_of_an_older_job_of_this_number_do_not_count(slurm: FakeSlurm) -> None:
+    for _ in range(3):
+        Starts(Path("sweeps/s/.slurm/7_3.starts")).add(1)
+    write_record("interrupted", 1)
+    assert carry_out(line(ends_as("finished", 2, ""))) == 0
+    assert record.read(RUN).status == "finished"
+
+
 def test_a_finished_run_is_never_rewritten(slurm: FakeSlurm) -> None:
     starts = Starts(Path("sweeps/s/.slurm/7_3.starts"))
     for _ in range(3):
@@ -131,6 +156,18 @@ def test_a_busy_controller_is_asked_again(
     (slurm.folder / "scontrol").write_text(program.replace("#!/bin/sh\n", f"#!/bin/sh\n{once}"))
     assert carry_out(line(KILLED)) == 137
     assert "scontrol requeue 7_3" in slurm.calls
+
+
+def test_a_restarting_controller_is_waited_for_where_the_slot_goes_on(
+    slurm: FakeSlurm, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(task, "RETRY_S", 0.01)
+    program, tries = (slurm.folder / "scontrol").read_text(), slurm.folder / "tries"
+    often = f"echo >> '{tries}'; [ $(wc -l < '{tries}') -gt 9 ] || exit 1\n"
+    (slurm.folder / "scontrol").write_text(program.replace("#!/bin/sh\n", f"#!/bin/sh\n{often}"))
+    assert carry_out(line(KILLED)) == 137
+    assert "scontrol requeue 7_3" in slurm.calls
+    assert "Asking again for 10 minutes." in capsys.readouterr().out
 
 
 def test_max_restarts_bounds_both(slurm: FakeSlurm, capsys: pytest.CaptureFixture[str]) -> None:
@@ -155,6 +192,7 @@ def test_a_refusal_of_slurm_is_told(
     slurm: FakeSlurm, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(task, "RETRY_S", 0.01)
+    monkeypatch.setattr(task, "PATIENCE_S", 0.1)
     slurm.fails("scontrol", "slurm_load_jobs error: Invalid user id")
     assert carry_out(line(KILLED)) == 137
     assert "scontrol failed: slurm_load_jobs error: Invalid user id" in capsys.readouterr().out
@@ -239,8 +277,10 @@ def test_a_terminated_task_is_left_alone(slurm: FakeSlurm) -> None:
 def test_a_preempted_task_waits_for_slurm(slurm: FakeSlurm) -> None:
     slurm.answers("scontrol", "JobId=7 PreemptTime=2026-11-28T12:00:00\n")
     process = interrupted_by(signal.SIGUSR1, slurm)
+    assert process.stdout is not None
+    assert any("Preempted:" in said for said in iter(process.stdout.readline, ""))
     with pytest.raises(subprocess.TimeoutExpired):
-        process.wait(5)
+        process.wait(1)
     process.kill()
     process.communicate()
     assert not [call for call in slurm.calls if "requeue" in call]
@@ -254,6 +294,42 @@ def test_outside_a_job_it_is_an_error(workdir: Path) -> None:
     )
     assert done.returncode == 1
     assert done.stderr.startswith("Error: SLURM_JOB_ID is not set")
+
+
+SRUN = """#!/bin/sh
+trap 'echo passed on' USR2
+trap 'echo forced; exit 143' TERM
+kill -USR1 $PPID
+for i in $(seq 300); do sleep 0.1; done
+"""
+
+
+def test_srun_is_asked_to_pass_the_stop_on_before_it_is_forced(
+    slurm: FakeSlurm, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(task, "INSIST_S", 1.0)
+    srun = slurm.folder / "srun"
+    srun.write_text(SRUN)
+    srun.chmod(0o755)
+    assert carry_out([str(srun), *line("")]) == 143
+    assert capfd.readouterr().out.split("\n")[:2] == ["passed on", "forced"]
+    assert "scontrol requeue 7_3" in slurm.calls
+
+
+def test_what_srun_passes_on_counts_as_sigterm() -> None:
+    mates: Any = Mates(Launch("srun", 0, 2, 0, 0, 1, "127.0.0.1", (), "m"))
+    before = [(signum, signal.getsignal(signum)) for signum in (signal.SIGTERM, signal.SIGUSR2)]
+    team._heed_sigterm(mates)
+    try:
+        with pytest.raises(Interrupted, match="SIGTERM"):
+            os.kill(os.getpid(), signal.SIGUSR2)
+        with StopOnSignal() as stop:
+            os.kill(os.getpid(), signal.SIGUSR2)
+        with pytest.raises(Interrupted, match="SIGTERM"):
+            stop.check()
+    finally:
+        for signum, handler in before:
+            signal.signal(signum, handler)
 
 
 def test_threads_are_those_of_the_task(

@@ -3,18 +3,23 @@
 import contextlib
 import os
 import shlex
+import socket
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from fmnist import record
+from fmnist import lock, record
 from fmnist.errors import UserError
 from fmnist.sweeps import plan, script, slurm
 from fmnist.sweeps.plan import State
 from fmnist.sweeps.scheduler import Entry
+from fmnist.sweeps.script import Line
 
 NUM_LOGS = 8  # of the workers of a search
 NUM_SHOWN = 20  # jobs that need no look, unless all are asked for
+WAITING = ("PENDING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "SPECIAL_EXIT")
+RANKS = ("failed", "interrupted", "ending", "running", "queued", "to do")  # what to look at first
 
 
 class Row(NamedTuple):
@@ -35,8 +40,18 @@ class Row(NamedTuple):
     def slurm(self) -> str:
         if self.entry is None:
             return "-"
-        where = self.entry.node if self.entry.state == "RUNNING" else f"({self.entry.reason})"
-        return f"{self.entry.id} {self.entry.state.lower()} {where}"
+        reason = f"({self.entry.reason})" if self.entry.reason not in ("None", "") else ""
+        told = self.entry.id, self.entry.state.lower(), self.entry.node, reason
+        return " ".join(filter(None, told))
+
+    @property
+    def kind(self) -> str:
+        """Return what the job counts as: what SLURM says of it goes before an older record."""
+        if self.entry is None or self.state.has_ended:
+            return self.state.status
+        if self.entry.state in WAITING:
+            return "queued"
+        return "ending" if self.entry.state == "COMPLETING" else "running"
 
     @property
     def said(self) -> str:
@@ -62,9 +77,7 @@ class Overview(NamedTuple):
     def counts(self) -> Mapping[str, int]:
         found: dict[str, int] = {}
         for row in self.rows:
-            waits = row.entry is not None and row.entry.state == "PENDING"
-            kind = "queued" if waits and not row.state.has_ended else row.state.status
-            found[kind] = found.get(kind, 0) + 1
+            found[row.kind] = found.get(row.kind, 0) + 1
         return dict(sorted(found.items()))
 
     def next(self) -> list[str]:
@@ -105,22 +118,40 @@ def overview(folder: Path) -> Overview:
         tasks = slurm.known(folder)
     except UserError as error:
         trouble = str(error)
-    entries = {task.line.folder: task.entry for task in tasks if task.line.folder}
+    entries = {_place(folder, t.line, t.entry.is_array): t.entry for t in tasks if t.line.folder}
     workers = [task.entry for task in tasks if task.line.folder is None]
     records = sorted(folder.glob(f"*/{record.RECORD}"))
     places = [path.parent for path in records] or [folder] * (folder / record.RECORD).exists()
     logs, again, is_search = _submitted(folder)
-    rows = [_row(p, entries.get(p), logs.get(p)) for p in dict.fromkeys([*places, *logs])]
+    knows_all = not trouble and not workers  # of which nobody can say at which trials they are
+    rows = []
+    for place in dict.fromkeys([*places, *logs]):
+        is_told = knows_all and (is_search or place in logs)
+        rows.append(_row(place, entries.get(place), logs.get(place), is_told))
     return Overview(folder, rows, workers, again, is_search, trouble)
 
 
-def _row(place: Path, entry: Entry | None, log: Path | None) -> Row:
+def _place(folder: Path, line: Line, is_array: bool) -> Path:
+    """Return where a task's run lies; its line says so for whoever submitted it, there."""
+    return folder / line.folder.name if line.folder and is_array else folder
+
+
+def _row(place: Path, entry: Entry | None, log: Path | None, is_told: bool) -> Row:
+    """Look at a job. `is_told`: SLURM would say so, if it ran there."""
     state, goal = plan.state(place), None
     if state.status == plan.ELSEWHERE:  # than here, which goes without saying
-        state = state._replace(status="running")
+        is_gone = is_told and (entry is None or entry.state in WAITING) and not _beats(place)
+        state = state._replace(status="interrupted" if is_gone else "running")
     with contextlib.suppress(UserError, KeyError, TypeError):  # what it says of itself is told
         goal = int(record.read(place).data["config"]["trainer"]["max_epochs"])
     return Row(place.name, entry, state, goal, log if log and log.exists() else None)
+
+
+def _beats(place: Path) -> bool:
+    """Say whether the process in a folder showed itself lately; one of this machine does live."""
+    holder = lock.read(place) or {}
+    age_s = time.time() - (lock.stamp(place / lock.LOCK) or 0) / 1e9
+    return holder.get("host") == socket.gethostname() or age_s < lock.QUIET_S
 
 
 def _submitted(folder: Path) -> tuple[dict[Path, Path], str, bool]:
@@ -128,16 +159,19 @@ def _submitted(folder: Path) -> tuple[dict[Path, Path], str, bool]:
 
     And whether that was a search, whose workers are at no job of their own.
     """
-    paths = (folder / script.FOLDER).glob(f"*{script.SUFFIX}")
+    found = []
+    for path in (folder / script.FOLDER).glob(f"*{script.SUFFIX}"):
+        with contextlib.suppress(FileNotFoundError):  # refused by SLURM, just now
+            found.append((path.stat().st_mtime_ns, path, path.read_text("utf-8")))
     logs, again, is_search = {}, "", False
-    for path in sorted(paths, key=lambda path: (path.stat().st_mtime_ns, path.name)):
-        text = path.read_text("utf-8")
-        again = script.again(text)
+    for _, path, text in sorted(found):
+        again, is_array = script.again(text), script.is_array(text)
         for i, words in enumerate(script.tasks(text)):
-            place = script.line(words).folder
-            is_search = is_search or place is None
-            if place:
-                logs[place] = slurm.log_path(path, i if script.is_array(text) else None)
+            line = script.line(words)
+            is_search = is_search or line.folder is None
+            if line.folder:
+                log = slurm.log_path(path, i if is_array else None)
+                logs[_place(folder, line, is_array)] = log
     return logs, again, is_search
 
 
@@ -153,8 +187,7 @@ def lines(found: Overview, shows_all: bool) -> Sequence[str]:
     if found.is_search:
         newest = sorted((found.folder / script.FOLDER).glob("*.log"), key=os.path.getmtime)
         told += [f"  log: {path}" for path in newest[-NUM_LOGS:]]
-    ranks = {"failed": 0, "interrupted": 1, "running": 2, "to do": 3}
-    shown = sorted(found.rows, key=lambda row: ranks.get(row.state.status, 4))
+    shown = sorted(found.rows, key=lambda row: (*RANKS, row.kind).index(row.kind))
     if not shows_all:
         shown = shown[:NUM_SHOWN]
     return [*told, *_table(shown), *_rest(len(found.rows) - len(shown)), *found.next()]

@@ -13,6 +13,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -27,6 +28,8 @@ from fmnist.sweeps import plan, scheduler, script
 
 BUSY_S = 10.0  # between two looks at a folder in which another process still works
 TRIES, RETRY_S = 4, 5.0  # of a question to SLURM; seconds between two
+PATIENCE_S = 600.0  # with a controller that restarts, where the slot does not end
+INSIST_S = 30.0  # until a srun that did not end is told to kill its processes
 SLOT_ENDS, TERMINATED = signal.SIGUSR1, signal.SIGTERM
 Answer = TypeVar("Answer")
 Next = Literal["done", "failed", "leave", "requeue", "stalled", "exhausted"]
@@ -58,12 +61,15 @@ class Task:
         self.max_restarts = max_restarts
         self.starts = Starts(folder / script.FOLDER / f"{job}.starts")
         self.signum: int | None = None  # the first one
+        self._written: int | None = None  # when the record was, before the line began
         self._child: subprocess.Popen[bytes] | None = None
 
     def carry_out(self) -> int:
         """Run the line; returns the exit code of the job, 0 only where all is done."""
         for signum in (SLOT_ENDS, TERMINATED):
             signal.signal(signum, self._stop)
+        if self.restarts == 0:
+            self.starts.clear()  # of an older job: ids begin anew where SLURM was set up again
         if not (self.place and plan.state(self.place).has_ended):
             if self.starts.is_stalled(self.epochs_done()):  # the restart before was SLURM's own
                 return self._give_up()
@@ -101,6 +107,7 @@ class Task:
         return "exhausted" if self.restarts >= self.max_restarts else "requeue"
 
     def _run(self) -> int:
+        self._written = self._stamp()
         if self.signum is not None:
             return 128 + TERMINATED
         environment = dict(os.environ)
@@ -108,22 +115,47 @@ class Task:
             environment.setdefault("OMP_NUM_THREADS", processors)  # not those of the whole node
         self._child = subprocess.Popen(self.words, stdin=subprocess.DEVNULL, env=environment)
         if self.signum is not None:  # between the two lines
-            self._child.terminate()
+            self._end_child()
         return self._child.wait()
+
+    def _status(self) -> str | None:
+        """Return what the line left in the record, None for a worker.
+
+        What stood there before it says nothing of how it ended: it may have failed before it began.
+        `running` is not looked into: a run that lost one of its processes says `interrupted`.
+        """
+        if self.place is None:
+            return None
+        status = _recorded(self.place)
+        return status if status in record.ENDED or self._stamp() != self._written else "to do"
+
+    def _stamp(self) -> int | None:
+        """Return when the record was written."""
+        return lock.stamp(self.place / record.RECORD) if self.place else None
 
     def _stop(self, signum: int, _: FrameType | None) -> None:
         """Ask the run to stop at a safe point."""
         self.signum = self.signum or signum
         if self._child is not None and self._child.poll() is None:
+            self._end_child()
+
+    def _end_child(self) -> None:
+        """Send SIGTERM, which srun would answer by killing its processes, so it passes USR2 on."""
+        assert self._child is not None
+        if Path(self.words[0]).name != "srun":
             self._child.terminate()
+            return
+        self._child.send_signal(signal.SIGUSR2)
+        insist = threading.Timer(INSIST_S, self._child.terminate)  # nothing, once it has ended
+        insist.daemon = True
+        insist.start()
 
     def _is_busy(self) -> bool:
         """Say whether another process, of a node that SLURM gave up, still works on the run."""
         return self.place is not None and lock.is_held(self.place)
 
     def _conclude(self, code: int) -> int:
-        status = plan.state(self.place).status if self.place else None
-        decision = self.next(code, status)
+        decision = self.next(code, self._status())
         exit_code = 128 - code if code < 0 else code
         if decision == "done":
             self.starts.clear()
@@ -131,31 +163,50 @@ class Task:
         if decision == "failed":
             self.starts.clear()
             return exit_code or 1
+        in_time = decision == "requeue" and self.signum is None
+        patience_s = PATIENCE_S if in_time else 0.0
         try:
-            self._wait_if_preempted()
+            self._wait_if_preempted(patience_s)
             if decision == "stalled":
                 return self._give_up()
             if decision == "exhausted":
                 return self._end_exhausted()
             if decision == "requeue":
-                self._requeue()
+                self._requeue(patience_s)
         except UserError as error:
             _say(f"{error} Type the same line again to go on.")
         return exit_code
 
-    def _wait_if_preempted(self) -> None:
+    def _wait_if_preempted(self, patience_s: float) -> None:
         """Let SLURM end a task that it preempts: one that ends by itself is not started again."""
-        if scheduler.has("scontrol") and _patiently(lambda: scheduler.is_preempted(self.job)):
+        if not scheduler.has("scontrol"):
+            return
+        if self._patiently(lambda: scheduler.is_preempted(self.job), patience_s):
             _say("Preempted: SLURM starts this task again.")
             while True:
                 signal.pause()
 
-    def _requeue(self) -> None:
+    def _requeue(self, patience_s: float) -> None:
         """Start again, in the next slot."""
         if not scheduler.has("scontrol"):
             raise UserError("scontrol is missing on this node, so the task cannot start again.")
-        _patiently(lambda: scheduler.requeue(self.job))
+        self._patiently(lambda: scheduler.requeue(self.job), patience_s)
         _say(f"Requeued after {self.epochs_done()} epochs; restart {self.restarts + 1}.")
+
+    def _patiently(self, ask: Callable[[], Answer], patience_s: float) -> Answer:
+        """Return what SLURM answers; a controller that is busy is asked again for a while."""
+        deadline, tries = time.monotonic() + patience_s, 0
+        while True:
+            try:
+                return ask()
+            except UserError as error:
+                tries += 1
+                is_late = time.monotonic() > deadline or self.signum is not None
+                if self.signum == TERMINATED or (tries >= TRIES and is_late):
+                    raise
+                if tries == TRIES:
+                    _say(f"{error} Asking again for {patience_s / 60:.0f} minutes.")
+            time.sleep(RETRY_S)
 
     def _end_exhausted(self) -> int:
         _say(
@@ -202,6 +253,7 @@ class Starts:
         return len(self.epochs) > 2 and self.epochs[-2] == self.epochs[-1] == epochs
 
     def clear(self) -> None:
+        self.epochs = []
         self.path.unlink(missing_ok=True)
 
 
@@ -216,13 +268,14 @@ def _opened(place: Path, words: Sequence[str]) -> Iterator[record.Record]:
         yield record.open_record(place, config, found.overrides)
 
 
-def _patiently(ask: Callable[[], Answer]) -> Answer:
-    """Return what SLURM answers; a controller that is busy is asked again a few times."""
-    for _ in range(TRIES - 1):
-        with contextlib.suppress(UserError):
-            return ask()
-        time.sleep(RETRY_S)
-    return ask()
+def _recorded(place: Path) -> str:
+    """Return the status that was written."""
+    if not record.is_run(place):
+        return "to do"
+    try:
+        return str(record.read(place).data["status"])
+    except UserError:
+        return "failed"
 
 
 def _runs(folder: Path) -> list[Path]:
