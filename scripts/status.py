@@ -5,7 +5,7 @@ Shows what SLURM and the folder of each job say, side by side, the log, and what
 
 import argparse
 
-from fmnist.errors import answering, exit_codes
+from fmnist.errors import answering, clean, exit_codes
 
 with exit_codes():
     from fmnist.sweeps import status
@@ -17,7 +17,8 @@ def main() -> None:
     parser.add_argument("--all", action="store_true", help="every job, not the first 20")
     args = parser.parse_args()
     with answering():
-        print("\n".join(status.lines(status.overview(status.find(args.name)), args.all)))
+        for line in status.lines(status.overview(status.find(args.name)), args.all):
+            print(clean(line).replace("\n", " "))
 
 
 if __name__ == "__main__":

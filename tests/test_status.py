@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
+from conftest import Run
 from fake_slurm import FakeSlurm
 from test_submit import SWEEP, lines, submitter
 
@@ -194,3 +195,61 @@ def test_names_are_looked_for_where_they_can_be(workdir: Path) -> None:
         UserError, match="There is no sweep or run nope: looked for nope, sweeps/nope"
     ):
         status.find("nope")
+
+
+GOOD = "#!/bin/bash\n# Again: {again}\nexec task <<'TASKS'\n{line}\nTASKS\n"
+AGAIN = "python scripts/train.py -m seed=0,1"
+LINE = "python scripts/train.py --folder sweeps/s/seed=0 seed=0"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\xff\xfe",
+        GOOD.format(again="rm -rf ~", line=LINE).encode(),
+        GOOD.format(again=AGAIN, line="python 'scripts/train.py").encode(),
+        GOOD.format(again=AGAIN, line="python other.py seed=0").encode(),
+        GOOD.format(again=AGAIN, line="python scripts/train.py").encode(),
+        None,
+        "a pipe",
+    ],
+)
+@pytest.mark.usefixtures("fake")
+def test_a_script_that_is_none_is_named(content: bytes | str | None) -> None:
+    path = SWEEP / ".slurm" / "a.sh"
+    path.parent.mkdir(parents=True)
+    if content is None:
+        path.mkdir()
+    elif isinstance(content, str):
+        os.mkfifo(path)
+    else:
+        path.write_bytes(content)
+    with pytest.raises(UserError, match=r"\.slurm/a\.sh is no script of a submission \(.*Delete"):
+        shown()
+
+
+@pytest.mark.usefixtures("fake")
+def test_a_line_to_type_again_is_one_command() -> None:
+    path = SWEEP / ".slurm" / "a.sh"
+    path.parent.mkdir(parents=True)
+    path.write_text(GOOD.format(again=f"{AGAIN}; rm -rf ~", line=LINE))
+    assert "Go on:  python scripts/train.py -m 'seed=0,1;' rm -rf '~'" in shown()
+
+
+@pytest.mark.parametrize("epochs", ["abc", "NaN", None, [], 1e400])
+@pytest.mark.usefixtures("fake")
+def test_a_record_with_an_odd_goal_is_shown(epochs: object) -> None:
+    write_run(SWEEP / "seed=0", "failed", 3)
+    path = SWEEP / "seed=0" / "run.json"
+    data = json.loads(path.read_text())
+    data["config"]["trainer"]["max_epochs"] = epochs
+    path.write_text(json.dumps(data))
+    assert "seed=0  -      failed, 3 epochs" in shown()
+
+
+def test_what_a_record_says_steers_no_terminal(script: Run, tmp_path: Path) -> None:
+    write_run(tmp_path / SWEEP / "seed=0", "failed", 3, error="\x1b[2J all\nis fine")
+    done = script("status.py", "s")
+    assert done.returncode == 0
+    assert "\x1b" not in done.stdout
+    assert "all is fine" in done.stdout

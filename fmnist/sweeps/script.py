@@ -9,11 +9,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from fmnist.errors import UsageError
+from fmnist.errors import UsageError, UserError
+from fmnist.reading import read_bytes
 from fmnist.sweeps.scheduler import MARK
 
 FOLDER = ".slurm"  # of a sweep or a run: its scripts, and what its tasks said
 SUFFIX = ".sh"
+MAX_SCRIPT = 64 << 20  # bytes; that of 10,000 jobs has 2 MB
 _OPTION = "#SBATCH "
 _ARRAY = f"{_OPTION}--array="
 _AGAIN = "# Again: "
@@ -72,9 +74,12 @@ def is_array(text: str) -> bool:
 
 
 def again(text: str) -> str:
-    """Return the line that submitted a script, as typed in a shell."""
+    """Return the line that submitted a script, to be typed in a shell; ValueError for another."""
     found = (line for line in text.splitlines() if line.startswith(_AGAIN))
-    return next(found, "").removeprefix(_AGAIN)
+    words = shlex.split(next(found, "").removeprefix(_AGAIN))
+    if words[:2] != ["python", "scripts/train.py"]:
+        raise ValueError("it does not say which line it is of")
+    return shlex.join(words)
 
 
 class Line(NamedTuple):
@@ -93,17 +98,48 @@ class Line(NamedTuple):
         return [*before, *first, *config_dir, *self.overrides]
 
 
+class Script(NamedTuple):
+    """What a script that was submitted says."""
+
+    lines: list[Line]
+    is_array: bool
+    again: str  # the line that submitted it
+
+
+def read(path: Path) -> Script:
+    """Take a script apart that lies in a sweep or a run, whoever put it there.
+
+    Raises FileNotFoundError, and UserError for what is no script of ours.
+    """
+    try:
+        text = read_bytes(path, MAX_SCRIPT).decode("utf-8")
+        return Script([line(words) for words in tasks(text)], is_array(text), again(text))
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) else error
+        raise UserError(
+            f"{path} is no script of a submission ({why}). Delete it, and repeat the line that "
+            "submitted these jobs."
+        ) from None
+
+
 def line(words: Sequence[str]) -> Line:
-    """Take the line of a task apart; what comes before the script is left out."""
-    start = next(i for i, word in enumerate(words) if Path(word).name == "train.py")
-    rest, folder, config_dir = list(words[start + 1 :]), None, None
-    if rest[0] == "--folder":
+    """Take the line of a task apart; what comes before the script is left out.
+
+    Raises ValueError for what is none.
+    """
+    names = [Path(word).name for word in words]
+    if "train.py" not in names[:-1]:
+        raise ValueError("a task is no line of train.py")
+    rest, folder, config_dir = list(words[names.index("train.py") + 1 :]), None, None
+    if rest[0] == "--folder" and len(rest) > 1:
         folder, rest = Path(rest[1]), rest[2:]
     else:
         rest = rest[1:]
     trust = rest[:1] == ["--trust"]
     rest = rest[trust:]
-    if rest and rest[0] == "--config-dir":
+    if rest[:1] == ["--config-dir"] and len(rest) > 1:
         config_dir, rest = Path(rest[1]), rest[2:]
     return Line(rest, folder, config_dir, trust)
 

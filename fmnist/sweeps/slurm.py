@@ -200,14 +200,16 @@ def _places(path: Path, text: str) -> list[str]:
 
 def known(folder: Path) -> list[Submitted]:
     """Return the tasks of the sweep or run in `folder` that wait or run."""
-    found, read = [], {}
+    found: list[Submitted] = []
+    read: dict[str, list[Line]] = {}
     for entry in scheduler.queue():
-        path = script_path(folder, entry.token)
         if entry.token not in read:
-            read[entry.token] = script.tasks(path.read_text("utf-8")) if path.exists() else []
+            read[entry.token] = []  # of another folder, unless its script is here
+            with contextlib.suppress(FileNotFoundError):
+                read[entry.token] = script.read(script_path(folder, entry.token)).lines
         lines = read[entry.token]
         if entry.number < len(lines):
-            found.append(Submitted(entry, script.line(lines[entry.number])))
+            found.append(Submitted(entry, lines[entry.number]))
     return found
 
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from fmnist import lock, record
 from fmnist.errors import UserError
-from fmnist.sweeps import plan, script, slurm
+from fmnist.sweeps import plan, script, slurm, trials
 from fmnist.sweeps.plan import State
 from fmnist.sweeps.scheduler import Entry
 from fmnist.sweeps.script import Line
@@ -80,12 +80,17 @@ class Overview(NamedTuple):
             found[row.kind] = found.get(row.kind, 0) + 1
         return dict(sorted(found.items()))
 
+    @property
+    def _has_trials_left(self) -> bool:
+        """Say whether a search is not complete, as far as its journal tells."""
+        return self.is_search and trials.num_left(self.folder) != 0
+
     def next(self) -> list[str]:
         """Return what to type next, each with what it does."""
         active = [row.entry for row in self.rows if row.entry] + self.workers
         left = [row for row in self.rows if row.needs_look and row.entry is None]
         lines = []
-        if self.again and (left or self.is_search) and not self.workers:
+        if self.again and (left or self._has_trials_left) and not self.workers:
             lines.append(f"Go on:  {self.again}")
         elif left and not self.workers and (self.folder / record.RECORD).exists():
             lines.append(f"Go on:  python scripts/resume.py {shlex.quote(str(self.folder))}")
@@ -142,7 +147,8 @@ def _row(place: Path, entry: Entry | None, log: Path | None, is_told: bool) -> R
     if state.status == plan.ELSEWHERE:  # than here, which goes without saying
         is_gone = is_told and (entry is None or entry.state in WAITING) and not _beats(place)
         state = state._replace(status="interrupted" if is_gone else "running")
-    with contextlib.suppress(UserError, KeyError, TypeError):  # what it says of itself is told
+    with contextlib.suppress(UserError, LookupError, TypeError, ValueError, OverflowError):
+        # what it says of itself is told
         goal = int(record.read(place).data["config"]["trainer"]["max_epochs"])
     return Row(place.name, entry, state, goal, log if log and log.exists() else None)
 
@@ -162,16 +168,15 @@ def _submitted(folder: Path) -> tuple[dict[Path, Path], str, bool]:
     found = []
     for path in (folder / script.FOLDER).glob(f"*{script.SUFFIX}"):
         with contextlib.suppress(FileNotFoundError):  # refused by SLURM, just now
-            found.append((path.stat().st_mtime_ns, path, path.read_text("utf-8")))
+            found.append((path.stat().st_mtime_ns, path, script.read(path)))
     logs, again, is_search = {}, "", False
     for _, path, text in sorted(found):
-        again, is_array = script.again(text), script.is_array(text)
-        for i, words in enumerate(script.tasks(text)):
-            line = script.line(words)
+        again = text.again
+        for i, line in enumerate(text.lines):
             is_search = is_search or line.folder is None
             if line.folder:
-                log = slurm.log_path(path, i if is_array else None)
-                logs[_place(folder, line, is_array)] = log
+                log = slurm.log_path(path, i if text.is_array else None)
+                logs[_place(folder, line, text.is_array)] = log
     return logs, again, is_search
 
 
