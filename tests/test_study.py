@@ -339,6 +339,25 @@ def test_a_damaged_journal_is_an_error(asked: Command) -> None:
         open_study(asked)
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "garbage",
+        "{}",
+        "[]",
+        '{"op_code": 99}',
+        '{"op_code":2,"worker_id":"a","study_id":0,"user_attr":{"asked":5}}',
+        '{"op_code":2,"worker_id":"a","study_id":0,"user_attr":{"asked":{"config":{}}}}',
+    ],
+)
+def test_lines_that_are_none_of_a_journal_are_an_error(text: str, asked: Command) -> None:
+    open_study(asked).close()
+    path = Path("sweeps/s/study.journal")
+    path.write_text(path.read_text() + text + "\n")
+    with pytest.raises(UserError, match="study.journal cannot be read .*Restore it from a copy"):
+        open_study(asked)
+
+
 def test_a_search_without_validation_is_refused() -> None:
     for word in ("data.val_size=0", "trainer.limit_val_batches=0", "trainer.max_epochs=1"):
         more = ["trainer.check_val_every_n_epoch=2"] if "max_epochs" in word else []

@@ -1,8 +1,10 @@
 """The file that an Optuna study is kept in, safe against kills, full disks and company."""
 
+import contextlib
 import json
 import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +22,24 @@ POLL_S = 0.01
 def open_journal(path: Path) -> JournalStorage:
     """Open a journal; a last line that a full disk or a power cut left torn is taken away."""
     guard = FileLock(path.with_name(".journal"))
-    try:
+    with readable(path):
         if path.exists():
             with guard:
                 _mend(path)
         return JournalStorage(Journal(path, guard))
+
+
+@contextlib.contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """Turn what Optuna and we make of a damaged journal into a UserError."""
+    try:
+        yield
     except UserError:
         raise
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, AssertionError) as error:
         raise UserError(
-            f"{path} cannot be read ({error}). Restore it from a copy, or delete it: finished "
-            "jobs stay, the search starts anew."
+            f"{path} cannot be read ({type(error).__name__}: {error}). Restore it from a copy, or "
+            "delete it: finished jobs stay, the search starts anew."
         ) from None
 
 

@@ -21,7 +21,7 @@ from fmnist.errors import UsageError, UserError
 from fmnist.overrides import compose_plain
 from fmnist.sweeps import plan
 from fmnist.sweeps.claims import Claims
-from fmnist.sweeps.journal import FileLock, open_journal
+from fmnist.sweeps.journal import FileLock, open_journal, readable
 from fmnist.sweeps.looks import Looks
 from fmnist.sweeps.plan import Job, Sweep
 from fmnist.sweeps.sampler import SeededSampler, make_pruner, suggest
@@ -50,18 +50,19 @@ class Study:
         else:
             record.claim(plan.SWEEPS, jobs.name, "")
             storage = open_journal(path)
-        self._study = optuna.create_study(
-            storage=storage,
-            study_name=jobs.name,
-            direction="maximize" if self.metric == "val/acc" else "minimize",
-            sampler=SeededSampler(int(config.seed), settings),
-            pruner=make_pruner(settings, int(config.trainer.max_epochs)),
-            load_if_exists=True,
-        )
-        self._check_same()
-        if writes and settings[GOAL] > self._study.user_attrs.get(GOAL, 0):
-            self._study.set_user_attr(GOAL, settings[GOAL])
-        running = self._trials(TrialState.RUNNING)
+        with readable(path):
+            self._study = optuna.create_study(
+                storage=storage,
+                study_name=jobs.name,
+                direction="maximize" if self.metric == "val/acc" else "minimize",
+                sampler=SeededSampler(int(config.seed), settings),
+                pruner=make_pruner(settings, int(config.trainer.max_epochs)),
+                load_if_exists=True,
+            )
+            self._check_same()
+            if writes and settings[GOAL] > self._study.user_attrs.get(GOAL, 0):
+                self._study.set_user_attr(GOAL, settings[GOAL])
+            running = self._trials(TrialState.RUNNING)
         self._failures = {trial.number: _num_failures(self._runs(trial)) for trial in running}
 
     def close(self) -> None:
