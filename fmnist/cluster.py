@@ -12,16 +12,16 @@ from pytorch_lightning.strategies.launchers import _MultiProcessingLauncher
 from torch import nn
 
 from fmnist.errors import UsageError
-from fmnist.launch import Launch
+from fmnist.launch import LOCAL, Launch
 
-__all__ = ["Alone", "Environment", "check_processes", "explain_share"]
+__all__ = ["Alone", "Environment", "check_processes", "explain_share", "open_store"]
 
 
 class Environment(ClusterEnvironment):
     """Processes that exist already: of srun, of torchrun or of our own.
 
     Lightning's own for SLURM would requeue the job, from a checkpoint of another kind. They meet at
-    a port that process 0 found free.
+    a port that process 0 holds.
     """
 
     def __init__(self, launch: Launch, port: int = 0) -> None:
@@ -64,6 +64,18 @@ class Environment(ClusterEnvironment):
 
     def node_rank(self) -> int:
         return self.launch.node
+
+
+def open_store() -> tuple[object, int]:
+    """Let the processes meet at a free port of this machine; returns what holds it, and its number.
+
+    As long as that lives nobody else can take the port. The store that torch opens there shares its
+    server: `multi_tenant`, as in torch.distributed.rendezvous.
+    """
+    from torch.distributed import TCPStore  # type: ignore[attr-defined]
+
+    store = TCPStore(LOCAL, 0, is_master=True, wait_for_workers=False, multi_tenant=True)
+    return store, store.port
 
 
 def check_processes(trainer: pl.Trainer, config: Mapping[str, Any], launch: Launch | None) -> int:

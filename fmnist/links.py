@@ -17,6 +17,9 @@ from fmnist.launch import LOCAL, Launch
 
 CONNECT_S = 120.0  # for process 0 to answer
 HELLO_S = 5.0  # for a stranger on one of our ports to say who it is
+MARK_S = (
+    30.0  # for process 0 to answer once connected: importing torch, it may hear nothing for long
+)
 Message = dict[str, Any]
 
 
@@ -43,9 +46,9 @@ class Link:
                 if isinstance(message, dict):
                     yield message
 
-    def hear(self) -> Message:
-        """Return the first message, {} where none comes in HELLO_S seconds."""
-        self._connection.settimeout(HELLO_S)
+    def hear(self, seconds: float | None) -> Message:
+        """Return the next message, {} where none comes in so many seconds or the link ends."""
+        self._connection.settimeout(seconds)
         message = next(self.messages(), {})
         with contextlib.suppress(OSError):
             self._connection.settimeout(None)
@@ -65,7 +68,7 @@ class Link:
 
 
 def listen(launch: Launch) -> socket.socket:
-    """Listen on the first free port of `launch`; raises UserError where none is."""
+    """Listen on the first free port of `launch`, 0 being any; raises UserError where none is."""
     host = LOCAL if launch.num_nodes == 1 else ""
     for port in launch.ports:
         with contextlib.suppress(OSError):
@@ -109,7 +112,9 @@ def join(launch: Launch) -> Link:
                 continue
             link = Link(_kept_alive(connection))
             link.send(mark=launch.mark, rank=launch.rank)
-            if link.hear().get("mark") == launch.mark:
+            if link.hear(MARK_S).get("mark") == launch.mark:
+                # Only now: process 0 may come to a connection after it was given up here.
+                link.send(do="joined")
                 return link
             link.close()  # of another program, or of an earlier start that has not ended yet
         time.sleep(0.05)
@@ -117,13 +122,6 @@ def join(launch: Launch) -> Link:
         f"Process 0 of {launch.words} cannot be reached at {launch.address}:{launch.ports[0]} "
         f"({reason}). Read what it said, or set MASTER_ADDR to its machine's address."
     )
-
-
-def free_port() -> int:
-    """Return a port of this machine that nobody uses."""
-    with socket.socket() as probe:
-        probe.bind(("", 0))
-        return int(probe.getsockname()[1])
 
 
 def _kept_alive(connection: socket.socket) -> socket.socket:

@@ -5,17 +5,19 @@ is finished or refused, none of them has work to do.
 """
 
 import os
+import sys
 import threading
 from collections.abc import Callable
 from typing import Any
 
 from fmnist import links
-from fmnist.errors import Interrupted, LostError, ToldError, UserError
+from fmnist.errors import Interrupted, LostError, ToldError, UserError, one_line
 from fmnist.launch import Launch
 from fmnist.links import Link, Message
 
 WORD_S = 3.0  # for news of another process, after a collective operation failed
 HANG_S = 15.0  # for a process to come back from an operation whose partner is gone
+PREPARE_S = 600.0  # before it trains: it waits for no partner, but it may get the data
 ARRIVE_S = 60.0  # for a late process, when the first one ends
 LOST = (
     "Process {rank} of {size} ended {how}. What was saved stays: type the same line again and "
@@ -33,7 +35,9 @@ class Mates:
         self.lost = ""  # why one of them ended before its time
         self.verdict: Message | None = None  # how all of them end
         self.port = 0  # of process 0, for the training itself
-        self.on_hang: Callable[[BaseException], None] = lambda why: None  # before it gives up
+        self.store: object = None  # what holds it there
+        self.trains = False  # else it comes soon to where it checks
+        self.on_hang: Callable[[BaseException], None] = _say  # before it gives up
         self._news = threading.Condition()
         self.done = False
 
@@ -82,7 +86,10 @@ class Mates:
     def _give_up(self) -> None:
         """End this process, unless it comes back soon from what it waits for in vain."""
         reason = self._reason()
-        if reason is not None and not self.wait(lambda: self.done, HANG_S):
+        if reason is None:
+            return
+        self.wait(lambda: self.done or self.trains, PREPARE_S)
+        if not self.wait(lambda: self.done, HANG_S):
             self.on_hang(reason)
             os._exit(exit_code(reason))
 
@@ -93,6 +100,7 @@ class Leader(Mates):
     def __init__(self, given: Launch) -> None:
         super().__init__(given)
         self._server = links.listen(given)
+        self.launch = given._replace(ports=(self._server.getsockname()[1],))
         self.arrived: dict[int, Link] = {}
         self._ready: set[int] = set()
         self._ended: set[int] = set()
@@ -124,6 +132,7 @@ class Leader(Mates):
         """
         whole = self.launch.size - 1
         self.wait(lambda: self._reason() is not None or len(self._ready) == whole)
+        self.note(trains=True)  # first: what is lost from now on is no longer looked for here
         self.check()
 
     def note_signal(self, signum: int) -> None:
@@ -148,24 +157,16 @@ class Leader(Mates):
         links.close(self._server)
         for link in list(self.arrived.values()):
             link.close()
+        self.store = None
 
     def _is_complete(self) -> bool:
         return len(self.arrived) == self.launch.size - 1
 
     def _serve(self, link: Link) -> None:
-        hello = link.hear()
-        rank = hello.get("rank")
-        with self._news:
-            fits = isinstance(rank, int) and 0 < rank < self.launch.size
-            if hello.get("mark") != self.launch.mark or not fits or rank in self.arrived:
-                link.close()
-                return
-            assert isinstance(rank, int)
-            link.send(mark=self.launch.mark)
-            if self._word:
-                link.send(**self._word)
-            self.arrived[rank] = link
-            self._news.notify_all()
+        rank = self._receive(link)
+        if rank is None:
+            link.close()
+            return
         how = GONE
         for message in link.messages():
             if message.get("do") == "stop":
@@ -179,6 +180,26 @@ class Leader(Mates):
         if how == GONE:
             link.close()  # else it waits to hear how all end
         self.lose(rank, how)
+
+    def _receive(self, link: Link) -> int | None:
+        """Let in a process that comes to stay; returns its rank, None for any other connection."""
+        hello = link.hear(links.HELLO_S)
+        rank = hello.get("rank")
+        if hello.get("mark") != self.launch.mark or not isinstance(rank, int):
+            return None
+        if not 0 < rank < self.launch.size or rank in self.arrived:
+            return None
+        link.send(mark=self.launch.mark)
+        if link.hear(None).get("do") != "joined":  # it had given up, and comes again
+            return None
+        with self._news:
+            if rank in self.arrived:
+                return None
+            if self._word:
+                link.send(**self._word)
+            self.arrived[rank] = link
+            self._news.notify_all()
+        return rank
 
     def lose(self, rank: int, how: str) -> None:
         """Take in that a process has ended."""
@@ -197,7 +218,6 @@ class Follower(Mates):
     def __init__(self, given: Launch) -> None:
         super().__init__(given)
         self._words: list[Message] = []
-        self._is_ready = False
         self._link = links.join(given)
         threading.Thread(target=self._listen, daemon=True).start()
 
@@ -210,8 +230,9 @@ class Follower(Mates):
         raise AssertionError
 
     def say_ready(self) -> None:
-        """Tell the first process that all is there to begin."""
-        self._is_ready = True
+        """Tell the first process that all is there to begin; raises why this one cannot."""
+        self.note(trains=True)
+        self.check()
         self._link.send(do="ready")
 
     def note_signal(self, signum: int) -> None:
@@ -226,7 +247,7 @@ class Follower(Mates):
         was_lost = bool(self.lost)  # before: the end of this link counts as a loss too
         is_sent = self._link.send(do="failed", text=text)
         self._link.end()
-        if self._is_ready or was_lost:
+        if self.trains or was_lost:
             return is_sent and not was_lost
         return self.wait(lambda: self.verdict is not None, 4 * WORD_S)
 
@@ -256,6 +277,14 @@ class Follower(Mates):
             self.note(lost=LOST.format(rank=0, size=self.launch.size, how=GONE))
         if ended is None or ended["code"]:
             self._give_up()
+
+
+def _say(reason: BaseException) -> None:
+    """Say why this process ends, unless another one does."""
+    if isinstance(reason, Interrupted):
+        print(f"Interrupted by {reason}.", file=sys.stderr, flush=True)
+    elif not isinstance(reason, ToldError):
+        print(f"Error: {one_line(str(reason))}", file=sys.stderr, flush=True)
 
 
 def exit_code(error: BaseException) -> int:

@@ -20,10 +20,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from omegaconf import DictConfig
 
 from fmnist import config as configs
-from fmnist import consent, endings, launch, links, process, record, revival, team
+from fmnist import consent, endings, launch, meeting, process, record, revival, team
 from fmnist.errors import Interrupted, UsageError
 from fmnist.lock import Lock, refuse_if_busy
-from fmnist.mates import Follower, Leader, Mates
+from fmnist.mates import Follower, Mates
 
 if TYPE_CHECKING:
     from fmnist.model import Model
@@ -60,12 +60,13 @@ def train(
         place = folder or (RUNS / record.short(name) if name else None)
         decision = record.decide(place, config, overrides, configs.defaults) if place else "start"
         if decision == "finished" and place:
-            _tell(mates, do="finished", folder=str(place))
+            meeting.tell(mates, do="finished", folder=str(place))
             return record.read(place)
         if place:
             refuse_if_busy(place)
-        _tell(mates, do="prepare")
+        meeting.tell(mates, do="prepare")
         process.import_torch()  # seconds, only when there is work
+        meeting.check(mates)
         from fmnist import build
 
         is_named = bool(config["name"] or folder)
@@ -104,13 +105,15 @@ def _train(asked: _Asked, mates: Mates | None) -> record.Record:
     # Those that have begun: all but the last write of a run that ended.
     has_weights = found is not None and (asked.goes_on or found.scores)
     module, taken = weights.begin(config, found if has_weights else None)
+    meeting.check(mates)
     data.prepare_data()
+    meeting.check(mates)
     place = place or record.claim(RUNS, None, config["model"]["_target_"].rpartition(".")[2])
     record.claim(place.parent, place.name, "")
     with Lock(place) as lock:
         decision = record.decide(place, config, overrides, configs.defaults)
         if decision == "finished":  # by another process, just now
-            _tell(mates, do="finished", folder=str(place))
+            meeting.tell(mates, do="finished", folder=str(place))
             return record.read(place)
         run = record.open_record(place, config, overrides)
         run.guard = lock.check
@@ -196,11 +199,6 @@ def _digest(config: Mapping[str, Any], overrides: Sequence[str]) -> str:
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
 
-def _tell(mates: Mates | None, **word: Any) -> None:
-    if isinstance(mates, Leader):
-        mates.tell(**word)
-
-
 def follow() -> None:
     """Train beside the process that started this one, with its config."""
     with team.together() as mates:
@@ -269,8 +267,7 @@ def _fit_recorded(
     from fmnist.fit import fit
 
     try:
-        if isinstance(mates, Leader):
-            _meet(mates, run)
+        meeting.begin(mates, run, _digest(run.data["config"], run.data["overrides"]))
         fit(run, config, data, module, lock, monitor, mates)
     except BaseException as error:
         reason = (mates.explain(error) if mates else None) or error
@@ -285,16 +282,3 @@ def _fit_recorded(
         if explained is error:
             raise
         raise explained from error
-
-
-def _meet(mates: Leader, run: record.Record) -> None:
-    """Wait for the other processes and let them train."""
-    mates.gather()
-    mates.port = links.free_port()
-    mates.on_hang = lambda reason: endings.abandon(run, reason)
-    config, overrides = run.data["config"], run.data["overrides"]
-    word = {"folder": str(run.folder), "port": mates.port, "record": run.data}
-    if mates.launch.kind == "local":  # on whose word they may build what it names
-        word["config"] = config
-    mates.tell(do="train", digest=_digest(config, overrides), **word)
-    mates.await_ready()

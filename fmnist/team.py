@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 
-from fmnist import errors, launch, links
+from fmnist import errors, launch
 from fmnist.errors import Interrupted, ToldError, UserError
 from fmnist.launch import Launch
 from fmnist.mates import HANG_S, Follower, Leader, Mates, exit_code
@@ -60,11 +60,10 @@ def started(size: int) -> Iterator[Mates | None]:
     if _current is not None or size == 1:
         yield _current
         return
-    port, mark = links.free_port(), os.urandom(16).hex()
-    given = Launch("local", 0, size, 0, 0, 1, launch.LOCAL, (port,), mark)
+    given = Launch("local", 0, size, 0, 0, 1, launch.LOCAL, (0,), os.urandom(16).hex())
     with _connected(Leader(given)) as leader:
         assert isinstance(leader, Leader)
-        processes = [_start(given._replace(rank=i, local_rank=i)) for i in range(1, size)]
+        processes = [_start(leader.launch._replace(rank=i, local_rank=i)) for i in range(1, size)]
         for rank, process in enumerate(processes, 1):
             threading.Thread(target=_watch, args=(leader, rank, process), daemon=True).start()
         patience_s = 0.0

@@ -1,3 +1,8 @@
+import os
+import socket
+import threading
+import uuid
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -6,11 +11,13 @@ import torch
 from pytorch_lightning.utilities import rank_zero_only
 from test_launch import SRUN, TORCHRUN
 from torch import nn
+from torch.distributed import TCPStore
 
-from fmnist import build, cluster, config, launch, run
+from fmnist import build, cluster, config, launch, mates, run, team
 from fmnist.classifier import Classifier
 from fmnist.cluster import Environment
-from fmnist.errors import UsageError
+from fmnist.data import FashionMNISTData
+from fmnist.errors import LostError, UsageError
 from fmnist.launch import Launch
 
 CPU = ["trainer=ddp", "trainer.accelerator=cpu"]
@@ -77,6 +84,42 @@ def test_lightning_sees_the_processes_as_they_were_started() -> None:
     numbers = (seen.global_rank(), seen.world_size(), seen.local_rank(), seen.node_rank())
     assert numbers == (3, 4, 1, 1)
     assert not Environment.detect()
+
+
+def test_the_port_of_the_training_is_held_until_torch_takes_it() -> None:
+    store, port = cluster.open_store()
+    with pytest.raises(OSError, match="in use"):
+        socket.create_server(("", port))
+    taken = TCPStore(launch.LOCAL, port, 1, is_master=True, multi_tenant=True)  # as torch does
+    assert taken.port == port
+    del store, taken
+    socket.create_server(("", port)).close()
+
+
+@pytest.mark.parametrize("step", ["import_torch", "prepare_data"])
+def test_a_process_lost_before_the_training_ends_the_run_in_order(
+    step: str, monkeypatch: pytest.MonkeyPatch, workdir: Path, small_data: Path
+) -> None:
+    """The first process comes back from what it was at, says why, and has begun no run."""
+    ended: list[int] = []
+    words = {"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "here"}
+    for name, value in {**words, "MASTER_PORT": str(uuid.uuid4().int)}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(mates, "HANG_S", 0.0)
+    monkeypatch.setattr(os, "_exit", ended.append)
+
+    def lose(*_: object) -> None:
+        first = team._current
+        assert isinstance(first, mates.Leader)
+        threading.Thread(target=first.lose, args=(1, mates.GONE)).start()
+        assert first.wait(lambda: bool(first.lost), 20)
+
+    place = run.process if step == "import_torch" else FashionMNISTData
+    monkeypatch.setattr(place, step, lose)
+    with pytest.raises(LostError, match="Process 1 of 2 ended without a word"):
+        run.train([*CPU, "trainer.devices=2", "figures=none", "name=a"])
+    assert not Path("runs").exists()
+    assert not ended
 
 
 def test_the_shares_of_a_batch_are_told() -> None:

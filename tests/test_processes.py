@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -23,6 +24,11 @@ WORDS = [
 AUGMENTED = ["model=cnn", "optim=adam", "augment=strong"]
 SIZES = {1: [], 2: ["trainer=ddp", "trainer.devices=2"], 3: ["trainer=ddp", "trainer.devices=3"]}
 Ranks = Callable[..., tuple[list[int], list[str]]]
+
+
+def some_job() -> str:
+    """Return the number of a job that no other test has, on which marks and ports depend."""
+    return str(uuid.uuid4().int)
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +52,6 @@ def ranks(small_files: Path, place: Path) -> Iterator[Ranks]:
     )
     assert process.stdin is not None
     assert process.stdout is not None
-    jobs = iter(range(23_100, 24_000))
 
     def run(
         size: int,
@@ -56,7 +61,7 @@ def ranks(small_files: Path, place: Path) -> Iterator[Ranks]:
         job: str | None = None,
     ) -> tuple[list[int], list[str]]:
         every = sorted([*WORDS, *SIZES[size], *words], key=lambda word: word != "-m")
-        task = [kind, size, every, signals or {}, job or str(next(jobs))]
+        task = [kind, size, every, signals or {}, job or some_job()]
         assert process.stdin is not None
         assert process.stdout is not None
         process.stdin.write(json.dumps(task) + "\n")
@@ -181,22 +186,22 @@ def test_the_end_of_one_is_the_end_of_all_and_the_run_goes_on(
 
 def test_srun_starts_one_run_that_a_requeued_job_finds(ranks: Ranks, place: Path) -> None:
     """The nodes' names do not resolve, which on one machine does not matter."""
-    words = ["trainer.max_epochs=1"]
-    codes, said = ranks(2, *words, kind="srun", job="4711")
+    words, job = ["trainer.max_epochs=1"], some_job()
+    codes, said = ranks(2, *words, kind="srun", job=job)
     assert codes == [0, 0], said
-    (folder,) = (place / "runs").glob("slurm-4711-*")
-    codes, said = ranks(2, *words, kind="srun", job="4711")  # another step or start
+    (folder,) = (place / "runs").glob(f"slurm-{job}-*")
+    codes, said = ranks(2, *words, kind="srun", job=job)  # another step or start
     assert codes == [0, 0]
     assert f"Results:     runs/{folder.name}" in said[0]
-    codes, _ = ranks(2, *words, "seed=1", kind="srun", job="4711")
+    codes, _ = ranks(2, *words, "seed=1", kind="srun", job=job)
     assert codes == [0, 0]
-    assert len(list((place / "runs").glob("slurm-4711-*"))) == 2
+    assert len(list((place / "runs").glob(f"slurm-{job}-*"))) == 2
 
 
 @pytest.mark.parametrize("size", [2, 3])
 def test_torchrun(size: int, small_files: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={size}"]
-    command += ["--master-port", str(23_000 + size)]
+    command += ["--standalone"]  # at a free port
     command += [str(PROJECT / "tests" / "small.py"), str(small_files)]
     done = subprocess.run(
         [*command, str(PROJECT / "scripts" / "train.py"), *WORDS, *SIZES[size], "name=a"],

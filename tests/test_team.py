@@ -1,6 +1,7 @@
 """How one of several processes ends: with the code of the first, and with nothing to add."""
 
 import signal
+import uuid
 from collections.abc import Iterator
 
 import pytest
@@ -10,7 +11,7 @@ from fmnist.errors import Interrupted, ToldError, UsageError, UserError
 from fmnist.mates import Follower, Leader
 
 VARIABLES = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "here"}
-PORT = "21777"
+PORT = str(uuid.uuid4().int)  # a name here: other tests run at the same time
 
 
 @pytest.fixture
