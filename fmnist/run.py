@@ -119,6 +119,7 @@ def _train(asked: _Asked, mates: Mates | None) -> record.Record:
             record.point_latest(place)
         with contextlib.nullcontext() if asked.is_named else _resume_line(place):
             _fit_recorded(run, config, data, module, lock, asked.monitor, mates)
+    run.guard = lambda: None  # the lock is given back: what the caller notes takes nobody's folder
     return run
 
 
