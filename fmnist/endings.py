@@ -1,8 +1,10 @@
 """How a run ends otherwise than well, and what its record says of it. Torch-free."""
 
 import contextlib
+import shlex
 import sys
 import traceback
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +44,18 @@ def _is_out_of_memory(error: BaseException) -> bool:
     """Recognise Python's error, CUDA's, and the plain RuntimeError of torch's CPU allocator."""
     name, text = type(error).__name__, str(error)
     return name in ("MemoryError", "OutOfMemoryError") or "can't allocate memory" in text
+
+
+@contextlib.contextmanager
+def resume_line(folder: Path) -> Iterator[None]:
+    """Say how to go on with a run that has no name, first and, if it does not finish, last."""
+    line = f"If interrupted, go on with: python scripts/resume.py {shlex.quote(str(folder))}"
+    print(line, file=sys.stderr)
+    try:
+        yield
+    except BaseException:
+        print(line, file=sys.stderr)
+        raise
 
 
 def note_bug(run: record.Record, error: BaseException) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fmnist import origin, process, reading, record, report, reports
+from fmnist import layout, origin, process, reading, record, report, reports
 from fmnist.compare.table import find_best
 from fmnist.errors import UserError
 
@@ -159,7 +159,7 @@ def _draw(model: "Model", outputs: "Outputs", split: str, found: Mapping[str, An
         "reliability": charts.reliability(labels, probs, scaled),
     }
     try:
-        folder.mkdir(exist_ok=True)
+        layout.make(folder)
         for name in FIGURES:
             figures.save(drawn[name], _figure(model.run.folder, split, name))
     except OSError as error:

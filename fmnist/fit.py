@@ -18,6 +18,7 @@ from fmnist import (
     checkpoint,
     chunks,
     cluster,
+    layout,
     origin,
     process,
     record,
@@ -54,6 +55,7 @@ def fit(
     process, and `config` has no `auto` left. Raises Interrupted after a signal, UserError for what
     a user can mend; what has been saved by then stays.
     """
+    layout.check(run.folder)
     if run.scores:  # ended between its last two writes
         run.open_attempt(start_epoch=run.data.get("epochs_done", 0))
     else:
@@ -91,7 +93,7 @@ class _Fit:
         self.run, self.config, self.data, self.module = run, config, data, module
         self.say = Log(run.folder / "train.log") if run.writes else say_nothing
         folder = run.folder
-        (folder / "checkpoints").mkdir(exist_ok=True)
+        layout.make(folder / "checkpoints")
         found = resume_point(folder, module, self.say)
         self.resumed = Restoring(folder / "checkpoints" / found[0], found[1]) if found else None
         self.events: Events | None = None
@@ -269,7 +271,7 @@ def _complete(run: record.Record, config: Config) -> None:
     names = {"all": (), "best": record.CHECKPOINTS, "none": (*record.CHECKPOINTS, "best.ckpt")}
     for name in names[keep]:
         (folder / name).unlink(missing_ok=True)
-    if keep == "none" and folder.exists():
+    if keep == "none" and folder.exists() and not any(folder.iterdir()):  # nothing of the user's
         folder.rmdir()
     run.update(status="pruned" if run.data.pop("pruned", False) else "finished")
 

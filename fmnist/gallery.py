@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fmnist import charts, figures
+from fmnist import charts, figures, layout
 from fmnist.callbacks import Events, Row
 from fmnist.data import Batches
 
@@ -60,7 +60,7 @@ class Gallery:
         self._keep("reliability", charts.reliability(arrays[1], arrays[2]), step)
 
     def _keep(self, name: str, figure: Any, step: int) -> None:
-        self.folder.mkdir(exist_ok=True)
+        layout.make(self.folder)
         figures.save(figure, self.folder / f"{name}.png")
         if self.events is not None:
             pixels = figures.to_array(figure)

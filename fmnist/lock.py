@@ -7,6 +7,7 @@ elsewhere, by a heartbeat that stays quiet.
 """
 
 import contextlib
+import errno
 import json
 import os
 import sys
@@ -16,7 +17,8 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-from fmnist.errors import BusyError, UserError
+from fmnist import layout
+from fmnist.errors import BusyError, UserError, one_line, shortened
 from fmnist.holders import is_alive, myself, ours
 from fmnist.reading import MAX_TEXT, open_bounded, read_json
 
@@ -51,31 +53,33 @@ class Lock:
     def _make(self) -> bool:
         while not _create(self.path, self.holder):
             holder = _read(self.path)
-            if holder is None:
+            if holder is None and not self.path.is_symlink():
                 continue
-            if is_alive(holder) is not False:
+            if holder is None or is_alive(holder) is not False:  # None: a link to nowhere
                 return False
-            _remove(self.path, holder)
+            _take_away(self.path, holder)
         return True
 
     def __enter__(self) -> "Lock":
         while not self.take():
+            _check_kind(self.path)
             holder = _read(self.path)
             if holder is None:
                 continue
             if is_alive(holder) is None:
-                who = holder.get("host", "an unknown host")
+                who = shortened(str(holder.get("host", "an unknown host")))
                 line = f"was in use on {who}; watching {QUIET_S:.0f} s whether it still is."
-                print(f"{self.path.parent} {line}", file=sys.stderr)
+                print(one_line(f"{self.path.parent} {line}"), file=sys.stderr)
             if is_alive(holder) or (is_alive(holder) is None and _beats(self.path)):
                 raise _busy(self.path.parent, holder)
-            _remove(self.path, holder)
+            _take_away(self.path, holder)
         return self
 
     def __exit__(self, *_: object) -> None:
         self._done.set()
         if not self.lost:
-            _remove(self.path, self.holder)
+            with contextlib.suppress(OSError):  # the next start finds that this process has ended
+                _remove(self.path, self.holder)
         ours.discard(
             self.holder["token"]
         )  # last, or another thread would remove it as a dead one's
@@ -221,14 +225,34 @@ def _write(path: Path, holder: dict[str, Any]) -> None:
 def _remove(path: Path, holder: dict[str, Any]) -> None:
     """Take away the lock of `holder`, and put it back if it turns out to be another's by now."""
     aside = path.with_name(f"{path.name}-{uuid.uuid4().hex}")
-    with contextlib.suppress(OSError):
-        if _parse(path).get("token") != holder.get("token"):
+    if _parse(path).get("token") != holder.get("token"):
+        return
+    os.rename(path, aside)
+    if _parse(aside).get("token") == holder.get("token"):
+        aside.unlink()
+    else:
+        _put_back(aside, path)
+
+
+def _take_away(path: Path, holder: dict[str, Any]) -> None:
+    """Remove the lock of one that has ended; raises UserError where that is refused for good."""
+    try:
+        _remove(path, holder)
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ESTALE):  # another process was faster
             return
-        os.rename(path, aside)
-        if _parse(aside).get("token") == holder.get("token"):
-            aside.unlink()
-        else:
-            _put_back(aside, path)
+        raise UserError(
+            f"{path} cannot be taken over ({error.strerror}), though its process seems to have "
+            "ended. Delete it, then type the same line again."
+        ) from None
+
+
+def _check_kind(path: Path) -> None:
+    """Raise UserError for what no process made as a lock, and so no process will remove."""
+    layout.check_file(path)
+    with contextlib.suppress(OSError):
+        if path.lstat().st_size > MAX_TEXT:
+            raise UserError(f"{path} is no lock. Delete it, then type the same line again.")
 
 
 def _put_back(aside: Path, path: Path) -> None:

@@ -5,7 +5,8 @@ import sys
 import time
 from pathlib import Path
 
-from fmnist.errors import UserError, clean
+from fmnist import layout
+from fmnist.errors import clean
 
 
 def say_nothing(line: str) -> None:
@@ -25,9 +26,5 @@ class Log:
 
     def _open(self) -> int:
         """Open the file, where it is one: in a folder from elsewhere it may lead anywhere."""
-        if self.path.is_symlink() or (self.path.exists() and not self.path.is_file()):
-            raise UserError(
-                f"{self.path} is a link or no file, and is not written to. Delete it, then type "
-                "the same line again."
-            )
+        layout.check_file(self.path)
         return os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o666)

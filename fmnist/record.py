@@ -207,8 +207,8 @@ def claim(root: Path, name: str | None, suffix: str) -> Path:
     try:
         root.mkdir(parents=True, exist_ok=True)
         if name is not None:
-            (root / short(name)).mkdir(exist_ok=True)
-            return root / short(name)
+            (root / name).mkdir(exist_ok=True)
+            return root / name
         stamp = f"{datetime.datetime.now():%Y-%m-%d_%H-%M-%S}_{short(suffix)}"
         for i in range(1, 10_000):
             folder = root / (stamp if i == 1 else f"{stamp}-{i}")
@@ -229,7 +229,8 @@ def open_record(folder: Path, config: dict[str, Any], overrides: Sequence[str]) 
     What a killed attempt left half-written is removed; the caller holds the folder's lock.
     """
     for path in folder.rglob(".*.tmp"):
-        path.unlink()
+        if path.is_symlink() or not path.is_dir():  # no folder is left by us
+            path.unlink()
     if (folder / RECORD).exists():
         record = read(folder)  # equal in all that counts; where and how loudly may have changed
         record.data |= {"config": config, "overrides": list(overrides)}
@@ -259,14 +260,6 @@ def short(name: str) -> str:
         return safe
     digest = hashlib.sha256(name.encode()).hexdigest()[:8]
     return f"{safe[: MAX_NAME_LENGTH - 9]}-{digest}"
-
-
-def point_latest(folder: Path) -> None:
-    """Let `latest` beside `folder` point to it, where the file system has symbolic links."""
-    temporary = folder.parent / f".latest-{os.getpid()}"
-    with contextlib.suppress(OSError):
-        temporary.symlink_to(folder.name)
-        os.replace(temporary, folder.parent / "latest")
 
 
 def write_atomically(path: Path, text: str) -> None:

@@ -11,16 +11,14 @@ import contextlib
 import hashlib
 import json
 import os
-import shlex
-import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from omegaconf import DictConfig
 
 from fmnist import config as configs
-from fmnist import consent, endings, launch, meeting, process, record, revival, team
+from fmnist import consent, endings, launch, layout, meeting, process, record, revival, team
 from fmnist.errors import Interrupted, UsageError
 from fmnist.lock import Lock, refuse_if_busy
 from fmnist.mates import Follower, Mates
@@ -119,9 +117,10 @@ def _train(asked: _Asked, mates: Mates | None) -> record.Record:
         run.guard = lock.check
         run.data |= {"weights": taken} if taken else {}
         if place.parent == RUNS:
-            record.point_latest(place)
-        with contextlib.nullcontext() if asked.is_named else _resume_line(place):
+            layout.point_latest(place)
+        with contextlib.nullcontext() if asked.is_named else endings.resume_line(place):
             _fit_recorded(run, config, data, module, lock, asked.monitor, mates)
+    run.guard = lambda: None  # the lock is given back: what the caller notes takes nobody's folder
     return run
 
 
@@ -131,6 +130,8 @@ def check_folder(folder: str) -> Path:
     root, *names = parts or [""]
     if len(names) != {"runs": 1, "sweeps": 2}.get(root) or any(record.short(n) != n for n in names):
         raise UsageError(f"--folder must be runs/NAME or sweeps/NAME/JOB, got {folder!r}.")
+    if layout.LATEST in names:
+        raise UsageError(f"--folder {folder} is the link to the newest run. Choose another name.")
     return Path(folder)
 
 
@@ -160,19 +161,8 @@ def resume(folder: str | Path, trust: bool = False) -> record.Record:
     run = record.read(Path(folder))
     config = revival.revive(run, trust).config
     with consent.given(trust):
-        return train(config, overrides=run.data["overrides"], folder=Path(folder))
-
-
-@contextlib.contextmanager
-def _resume_line(folder: Path) -> Iterator[None]:
-    """Say how to go on with a run that has no name, first and, if it does not finish, last."""
-    line = f"If interrupted, go on with: python scripts/resume.py {shlex.quote(str(folder))}"
-    print(line, file=sys.stderr)
-    try:
-        yield
-    except BaseException:
-        print(line, file=sys.stderr)
-        raise
+        place = layout.settle(Path(folder), RUNS)
+        return train(config, overrides=run.data["overrides"], folder=place)
 
 
 def _name(config: Mapping[str, Any], overrides: Sequence[str]) -> str | None:

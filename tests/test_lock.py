@@ -211,3 +211,52 @@ def test_one_of_many_starters_wins(tmp_path: Path) -> None:
 def test_unwritable_folder_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="Cannot write in"), Lock(tmp_path / "nowhere"):
         pass
+
+
+@pytest.mark.parametrize("kind", ["folder", "pipe", "link to nowhere", "10 MB"])
+def test_what_no_process_made_as_a_lock_is_named_at_once(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / lock.LOCK
+    if kind == "folder":
+        path.mkdir()
+    elif kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "10 MB":
+        path.touch()
+        os.truncate(path, 10 << 20)
+    else:
+        path.symlink_to("nowhere")
+    with pytest.raises(UserError, match=r"\.lock is .*Delete it, then"), Lock(tmp_path):
+        pass
+    assert os.listdir(tmp_path) == [lock.LOCK]
+
+
+def test_a_lock_that_the_system_does_not_let_go_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a folder for all, with the sticky bit, for the lock of another user."""
+    with Lock(tmp_path) as held:
+        mine = dict(held.holder)
+    (tmp_path / lock.LOCK).write_text(json.dumps({**mine, "started": "0"}))
+
+    def refused(*_: object) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, "rename", refused)
+    with (
+        pytest.raises(UserError, match=r"\.lock cannot be taken over \(Op.*Delete"),
+        Lock(tmp_path),
+    ):
+        pass
+
+
+@pytest.mark.usefixtures("hurry")
+def test_a_holder_cannot_steer_the_terminal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hold_elsewhere(tmp_path, host="\x1b[2Jevil\nError: all fine" + "x" * 9999)
+    with Lock(tmp_path):
+        pass
+    said = capsys.readouterr().err
+    assert r"was in use on \x1b[2Jevil\nError: all fine" in said
+    assert said.count("\n") == 1
+    assert len(said) < 1000

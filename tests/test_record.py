@@ -134,13 +134,6 @@ def test_different_values_get_different_names() -> None:
     assert len({record.short(n) for n in names}) == len(names)
 
 
-def test_latest_points_to_the_newest(tmp_path: Path) -> None:
-    for name in ("one", "two"):
-        (tmp_path / name).mkdir()
-        record.point_latest(tmp_path / name)
-    assert (tmp_path / "latest").resolve().name == "two"
-
-
 def test_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "run.json"
     record.write_atomically(path, "old")

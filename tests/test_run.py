@@ -547,6 +547,12 @@ def test_unfinished_run_goes_on_in_a_copied_folder(
     assert_equal_ends(whole.folder, moved)
 
 
+def test_the_record_of_an_ended_run_can_be_written_to() -> None:
+    done = run.train([*FAST, "model=mlp", "trainer.max_epochs=1", "figures=none", "name=ended"])
+    done.update(note="seen")
+    assert record.read(done.folder).data["note"] == "seen"
+
+
 def test_unnamed_run_says_how_to_go_on(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
