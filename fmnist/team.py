@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from fmnist import errors, launch
 from fmnist.errors import Interrupted, ToldError, UserError
 from fmnist.launch import Launch
-from fmnist.mates import HANG_S, Follower, Leader, Mates, exit_code
+from fmnist.mates import GONE, HANG_S, Follower, Leader, Mates, exit_code
 
 FOLLOWER = ["-m", "fmnist.follower"]
 
@@ -152,7 +152,8 @@ def _watch(leader: Leader, rank: int, process: "subprocess.Popen[bytes]") -> Non
     """Notice a process that ends before it has said a word."""
     process.wait()
     if rank not in leader.arrived:
-        leader.lose(rank, f"with exit code {process.returncode}")
+        is_killed = process.returncode < 0
+        leader.lose(rank, GONE if is_killed else f"with exit code {process.returncode}")
 
 
 def _stop(processes: "list[subprocess.Popen[bytes]]", patience_s: float) -> None:

@@ -1,13 +1,15 @@
 """How one of several processes ends: with the code of the first, and with nothing to add."""
 
 import signal
+import subprocess
+import sys
 import uuid
 from collections.abc import Iterator
 
 import pytest
 
 from fmnist import launch, team
-from fmnist.errors import Interrupted, ToldError, UsageError, UserError
+from fmnist.errors import Interrupted, LostError, ToldError, UsageError, UserError
 from fmnist.mates import Follower, Leader
 
 VARIABLES = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "here"}
@@ -96,3 +98,27 @@ def test_a_process_alone_joins_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(SystemExit) as exited, team.exit_codes():
         raise ToldError(3)
     assert exited.value.code == 3
+
+
+@pytest.mark.parametrize(
+    ("code", "error", "message"),
+    [
+        ("os.kill(os.getpid(), 9)", LostError, "ended without a word: killed"),
+        ("sys.exit(3)", UserError, "ended with exit code 3"),
+    ],
+)
+def test_a_process_that_ends_before_its_first_word_is_lost_or_failed(
+    code: str, error: type[UserError], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = [sys.executable, "-c", f"import os, sys; {code}"]
+    monkeypatch.setattr(team, "_start", lambda _: subprocess.Popen(start))
+
+    def train() -> None:
+        with team.started(2) as mates:
+            assert isinstance(mates, Leader)
+            assert mates.wait(lambda: bool(mates.lost), 60)
+            mates.check()
+
+    with pytest.raises(error, match=message) as caught:
+        train()
+    assert type(caught.value) is error
