@@ -14,7 +14,8 @@ import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from fmnist import lock, record, schema
-from fmnist.command import Axis, point
+from fmnist.axes import Axis
+from fmnist.command import point
 from fmnist.errors import UsageError
 from fmnist.overrides import compose_plain
 from fmnist.sweeps import plan
