@@ -1,7 +1,6 @@
 """Go on with a run where it stopped: `python scripts/resume.py runs/NAME`."""
 
 import argparse
-import sys
 from pathlib import Path
 
 from fmnist import consent, run
@@ -10,7 +9,6 @@ from fmnist.team import exit_codes, is_follower
 
 
 def main() -> None:
-    sys.path.append(str(Path.cwd()))  # for a user's own classes
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run", type=Path, help="the folder of the run")
     parser.add_argument("--trust", action="store_true", help=consent.HELP)

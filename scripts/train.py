@@ -36,7 +36,6 @@ def train(cfg: DictConfig, folder: Path | None) -> float | None:
 
 
 def main() -> None:
-    sys.path.append(str(Path.cwd()))  # for a user's own classes
     with exit_codes():
         is_trial, is_trusting, folder = _take_flags()
     args = get_args_parser().parse_args()

@@ -2,14 +2,16 @@
 
 import json
 import os
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
 import pytest
-from conftest import Run
+from conftest import PROJECT, Run
 from omegaconf import OmegaConf
 
-from fmnist import config, consent, record, resolving, revival
+from fmnist import config, consent, record, resolving, revival, run
 from fmnist.command import points, read_command
 from fmnist.errors import UsageError
 from fmnist.groups import MAX_FILES
@@ -373,6 +375,53 @@ def test_a_refusal_is_one_line_whatever_it_quotes(script: Run) -> None:
     assert (
         done.stderr == "Error: Go on with a run by scripts/resume.py: no pickles are read here.\n"
     )
+
+
+PLANTED = {
+    "hydra_plugins/planted.py": "open('was-run', 'w')\n",
+    "planted-1.0.dist-info/METADATA": "Metadata-Version: 2.1\nName: planted\nVersion: 1.0\n",
+    "planted-1.0.dist-info/entry_points.txt": "[torch.backends]\nplanted = plantedmod:load\n",
+    "plantedmod.py": "open('was-run', 'w')\ndef load(): pass\n",
+}
+
+
+@pytest.fixture
+def planted(workdir: Path) -> Path:
+    """A folder with what Hydra and torch would run where it is on Python's path."""
+    for name, text in PLANTED.items():
+        Path(name).parent.mkdir(exist_ok=True)
+        Path(name).write_text(text)
+    return workdir
+
+
+def test_nothing_runs_by_lying_in_the_folder_of_here(planted: Path, script: Run) -> None:
+    done = script("train.py", "--dry-run")
+    assert (done.returncode, Path("was-run").exists()) == (0, False), done.stderr
+
+
+def test_no_package_brings_code_into_torch(planted: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": f"{planted}:{PROJECT}"}
+    environment.pop("TORCH_DEVICE_BACKEND_AUTOLOAD", None)
+    code = [sys.executable, "-c", "import fmnist, torch"]
+    subprocess.run(code, check=True, env=environment)
+    assert not Path("was-run").exists()
+
+
+@pytest.mark.slow
+def test_no_script_runs_what_lies_in_the_folder_of_here(
+    small_data: Path, planted: Path, script: Run
+) -> None:
+    words = ["model=mlp", "trainer=cpu", "figures=none", "logger=none", "data.batch_size=50"]
+    place = run.train([*words, "data.val_size=100", "trainer.max_epochs=1", "name=a"]).folder
+    Path("a.pgm").write_bytes(b"P5 28 28 255 " + bytes(784))
+    for name, *more in (
+        ("resume.py",),
+        ("eval.py", "--split", "val"),
+        ("predict.py", "a.pgm"),
+        ("export.py", "--format", "torch_export"),
+    ):
+        done = script(name, str(place), *more)
+        assert (done.returncode, Path("was-run").exists()) == (0, False), done.stderr
 
 
 def test_reading_a_command_starts_no_thread_and_writes_nothing(workdir: Path, groups: Path) -> None:
