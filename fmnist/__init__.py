@@ -2,6 +2,9 @@
 
 import os
 
+# Torch would call what any installed package announces for it; whoever needs that sets it to 1.
+os.environ.setdefault("TORCH_DEVICE_BACKEND_AUTOLOAD", "0")
+
 __version__ = "0.1.0"
 
 CLASSES = (

@@ -15,6 +15,7 @@ import hydra.utils
 import numpy as np
 import pytorch_lightning as pl
 import torch
+from hydra._internal.utils import _locate
 from hydra.errors import InstantiationException
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.callbacks import EarlyStopping, EMAWeightAveraging
@@ -22,7 +23,7 @@ from pytorch_lightning.profilers import AdvancedProfiler, Profiler, PyTorchProfi
 from pytorch_lightning.utilities import rank_zero_only
 from torch import nn
 
-from fmnist import arguments, process, schema, seeds
+from fmnist import arguments, consent, process, schema, seeds
 from fmnist.augment import Augment
 from fmnist.classifier import Classifier, Schedule
 from fmnist.cluster import Alone, Environment, check_processes
@@ -84,8 +85,9 @@ def net(config: Mapping[str, Any], weights: Mapping[str, Any] | None = None) -> 
 
 def _check_own_class(target: str) -> None:
     """Refuse, before anything is called, what is no class of networks; raises UsageError."""
+    consent.let_import_here()
     try:
-        found = hydra.utils.get_object(target)
+        found = _locate(target)  # hydra.utils.get_object, which also logs what it raises
     except Exception as error:  # importing a user's module can raise anything
         cause = error.__cause__ or error
         reason = " ".join(str(cause).split())

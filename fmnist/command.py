@@ -5,42 +5,22 @@ import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
-from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
+from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from fmnist import groups, resolving, section
 from fmnist import overrides as words
+from fmnist.axes import MAX_JOBS, Axis, read_axis
+from fmnist.choices import Choices
 from fmnist.config import check, settle
 from fmnist.errors import UsageError
 from fmnist.messages import CONF_DIR, first_line
 
 # Axes that would change no result, or under which no two jobs could be compared.
 NO_AXES = ("name", "note", "figures", "checkpoints", "logger", "data.dir", "metric", "test")
-
-MAX_JOBS = 10_000  # and values of an axis
-
-
-class Axis(NamedTuple):
-    """A key that a sweep varies: over listed values, or over numbers between two ends."""
-
-    key: str
-    kind: Literal["choice", "range", "interval"]
-    values: list[str]  # as typed; of an interval, its two ends
-    is_group: bool
-    low: float = 0
-    high: float = 0  # inclusive
-    step: float = 0
-    log: bool = False
-
-    @property
-    def is_integer(self) -> bool:
-        return all(isinstance(x, int) for x in (self.low, self.high, self.step))
-
-    def word(self, value: str) -> str:
-        return f"{self.key}={value}"
 
 
 class Command(NamedTuple):
@@ -53,6 +33,7 @@ class Command(NamedTuple):
     cfg: DictConfig  # composed with the first case and the first value of every axis
     hydra: DictConfig  # Hydra's own section of it
     folders: list[Path]  # of config groups
+    choices: Choices | None  # of the words, where there are files of --config-dir
 
     @property
     def is_sweep(self) -> bool:
@@ -66,6 +47,9 @@ class Command(NamedTuple):
     def varied(self) -> list[str]:
         """Name what differs from job to job."""
         return [self.preset] * bool(self.cases) + list(self.axes)
+
+    def check(self, cfg: DictConfig, overrides: Sequence[str]) -> dict[str, Any]:
+        return check(cfg, overrides, self.folders, self.choices)
 
     def settle(self, config: dict[str, Any]) -> dict[str, Any]:
         """Return the config of one job without `auto`; a search selects, even among seeds.
@@ -93,11 +77,10 @@ def read_command(overrides: Sequence[str], config_dir: Path | None = None) -> Co
     Raises:
         UsageError: naming the key as typed, what was got, and the nearest valid one.
     """
-    if config_dir and not config_dir.is_dir():
-        raise UsageError(f"--config-dir must be a folder of config groups, got {config_dir}.")
     if config_dir:
         groups.check(config_dir)
     folders = [CONF_DIR, config_dir] if config_dir else [CONF_DIR]
+    choices = Choices(overrides, config_dir) if config_dir else None
     with words.composing(), resolving.environment(overrides):
         section.check_words(overrides)
         parsed = words.parse(overrides)
@@ -106,18 +89,23 @@ def read_command(overrides: Sequence[str], config_dir: Path | None = None) -> Co
         swept = [o for o in parsed if o.is_sweep_override()]
         searched = [f"hydra.searchpath=[file://{config_dir.resolve()}]"] if config_dir else []
         cfg, hydra = words.compose(searched + fixed)
-        section.check(hydra, overrides, config_dir)
+        section.check(hydra, overrides, choices)
         given = {o.key_or_group for o in parsed}
         preset = words.parse(_preset_words(hydra.sweeper.get("params"), given))
-        fixed += [words.normal(o) for o in preset if not o.is_sweep_override()]
+        if alone := [words.normal(o) for o in preset if not o.is_sweep_override()]:
+            fixed += alone
+            cfg, with_alone = words.compose(searched + fixed)
+            section.check(with_alone, overrides, choices)
         swept += [o for o in preset if o.is_sweep_override()]
         cases = _cases(hydra.sweeper.get("cases"))
-        axes = {a.key: a for a in (_axis(o, "n_trials" in hydra.sweeper) for o in swept)}
+        axes = {a.key: a for a in (read_axis(o, "n_trials" in hydra.sweeper) for o in swept)}
         typed = [words.normal(o) for o in swept if o not in preset]
-        command = Command(fixed + typed, searched + fixed, axes, cases, cfg, hydra, folders)
+        command = Command(
+            fixed + typed, searched + fixed, axes, cases, cfg, hydra, folders, choices
+        )
         if command.is_sweep:
             command = command._replace(cfg=_first(command))
-        config = check(command.cfg, overrides, folders)
+        config = command.check(command.cfg, overrides)
         _check_sweep(command, overrides)
         if command.is_sweep:
             command.settle(config)
@@ -140,7 +128,7 @@ def points(command: Command) -> Iterator[tuple[list[str], dict[str, Any]]]:
                     composed[files] = _compose(command, [*case, *varied])
                 _set(composed[files], chosen)  # every axis, so that nothing of another point stays
                 typed = [*command.typed, *case, *varied]
-                yield [*case, *varied], check(composed[files], typed, command.folders)
+                yield [*case, *varied], command.check(composed[files], typed)
 
 
 def point(command: Command, varied: Mapping[str, str]) -> dict[str, Any]:
@@ -150,13 +138,16 @@ def point(command: Command, varied: Mapping[str, str]) -> dict[str, Any]:
     with words.composing():
         has_groups = any(axis.is_group for axis, _ in chosen)
         cfg = _compose(command, typed) if has_groups else _with(command.cfg, chosen)
-    return check(cfg, [*command.typed, *typed], command.folders)
+        return command.check(cfg, [*command.typed, *typed])
 
 
 def _compose(command: Command, varied: Sequence[str]) -> DictConfig:
-    """Compose what all jobs share with the words of one."""
+    """Compose what all jobs share with the words of one; raises UsageError as read_command does."""
     more = [words.normal(o) for o in words.parse(varied)]
-    return words.compose(command.fixed + more)[0]
+    cfg, hydra = words.compose(command.fixed + more)
+    if command.choices is not None:  # a file that one of the words chooses may come from anybody
+        section.check(hydra, more, command.choices)
+    return cfg
 
 
 def _with(cfg: DictConfig, chosen: Iterable[tuple[Axis, str]]) -> DictConfig:
@@ -198,9 +189,9 @@ def _check_sweep(command: Command, overrides: Sequence[str]) -> None:
                 candidate = _first(command, **{axis.key: value})
             else:
                 candidate = _with(command.cfg, [(axis, word)])
-            command.settle(check(candidate, [*overrides, word], command.folders))
+            command.settle(command.check(candidate, [*overrides, word]))
     for case in list(command.cases.values())[1:]:
-        command.settle(check(_first(command, case), [*overrides, *case], command.folders))
+        command.settle(command.check(_first(command, case), [*overrides, *case]))
     num_jobs = math.prod(len(axis.values) for axis in command.axes.values())
     if not command.is_search and num_jobs * max(len(command.cases), 1) > MAX_JOBS:
         raise UsageError(f"A sweep must have at most {MAX_JOBS:,} jobs, got {num_jobs:,}.")
@@ -244,57 +235,3 @@ def _words(name: str, value: Any) -> list[str]:
 
 def _unresolved(key: str, error: Exception) -> UsageError:
     return UsageError(f"hydra.sweeper.{key} does not resolve: {first_line(error)}")
-
-
-def _axis(override: Override, is_search: bool) -> Axis:
-    key, group = str(override.get_key_element()).lstrip("+"), words.is_group(override)
-    value: Any = override.value()
-    if isinstance(value, IntervalSweep):
-        return _interval(override, value, is_search)
-    _check_length(override, value)
-    texts = list(override.sweep_string_iterator())
-    if not texts:
-        raise UsageError(f"{override.input_line} matches nothing. Give at least one value.")
-    if isinstance(value, RangeSweep):
-        if "log" in value.tags:
-            raise UsageError(
-                f"{override.input_line}: a range has even steps. For a logarithmic scale write "
-                "tag(log, interval(low, high)), and int(interval(low, high)) for whole numbers."
-            )
-        numbers = list(value.range())
-        low, high, step = min(numbers), max(numbers), abs(value.step)
-        return Axis(key, "range", texts, group, low, high, step)
-    return Axis(key, "choice", texts, group)
-
-
-def _check_length(override: Override, value: Any) -> None:
-    """Refuse a range that never ends, or an axis that nobody could wait for."""
-    if isinstance(value, RangeSweep):
-        start, stop, step = (float(x) for x in (value.start, value.stop, value.step))  # type: ignore[arg-type]
-        if step == 0 or not all(map(math.isfinite, (start, stop, step))):
-            raise UsageError(f"{override.input_line} must be a range of finite ends and a step.")
-        num_values = (stop - start) / step
-    else:
-        num_values = len(getattr(value, "list", ()))
-    if num_values > MAX_JOBS:
-        raise UsageError(
-            f"{override.key_or_group} must have at most {MAX_JOBS:,} values, got {num_values:,.0f}."
-        )
-
-
-def _interval(override: Override, value: IntervalSweep, is_search: bool) -> Axis:
-    line, low, high = override.input_line, value.start, value.end
-    assert low is not None
-    assert high is not None
-    if not is_search:
-        raise UsageError(
-            f"{line} is a continuous range, which the grid cannot enumerate. List values "
-            "(optim.lr=1e-3,3e-3), or search it with hydra/sweeper=optuna."
-        )
-    log = "log" in value.tags
-    if not (math.isfinite(low) and math.isfinite(high)) or low >= high or (log and low <= 0):
-        rule = "0 < low < high" if log else "low < high"
-        raise UsageError(f"{line} must be an interval with {rule}, both finite.")
-    step = 1 if isinstance(low, int) and isinstance(high, int) else 0.0
-    key = str(override.get_key_element()).lstrip("+")
-    return Axis(key, "interval", [str(low), str(high)], False, low, high, step, log)

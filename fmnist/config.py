@@ -3,6 +3,7 @@
 Torch-free: a typo answers in a fraction of a second.
 """
 
+import importlib.machinery
 import importlib.util
 import re
 from collections.abc import Mapping, Sequence
@@ -14,6 +15,7 @@ from pydantic import BaseModel, ValidationError
 
 from fmnist import arguments, resolving, schema
 from fmnist import overrides as words
+from fmnist.choices import Choices
 from fmnist.errors import UsageError
 from fmnist.messages import (
     CONF_DIR,
@@ -90,11 +92,13 @@ def check(
     cfg: DictConfig | Mapping[str, Any],
     overrides: Sequence[str] = (),
     folders: Sequence[Path] = (CONF_DIR,),
+    choices: Choices | None = None,
 ) -> dict[str, Any]:
     """Return the resolved config as plain data, or raise UsageError for its first mistake.
 
     `overrides` are the words a user typed, to name a key the way they wrote it; what they did not
-    type is looked for in the YAML files of `folders`.
+    type is looked for in the YAML files of `folders`. `choices` are given where some of these may
+    come from anybody: a class of a network must be among them.
     """
     with resolving.environment(overrides):
         config = resolving.resolve(cfg)
@@ -105,7 +109,7 @@ def check(
     typed = Typed(overrides, folders)
     check_section(schema.Root, config, "", typed)
     for section, known in arguments.TARGETS.items():
-        _check_target(config, section, known, typed)
+        _check_target(config, section, known, typed, choices)
     _check_together(config)
     return config
 
@@ -119,7 +123,11 @@ def check_section(model: type[BaseModel], values: Any, prefix: str, typed: Typed
 
 
 def _check_target(
-    config: dict[str, Any], section: str, known: Mapping[str, Any], typed: Typed
+    config: dict[str, Any],
+    section: str,
+    known: Mapping[str, Any],
+    typed: Typed,
+    choices: Choices | None,
 ) -> None:
     values: Any = config
     for part in section.split("."):
@@ -137,16 +145,15 @@ def _check_target(
         check_section(known[target], arguments, f"{section}.", typed)
     elif section != "model" or target.startswith("fmnist.") or "." not in target:
         raise UsageError(f"Unknown {section}._target_ {target!r}.{suggest(target, known)}")
-    elif not _importable(target):
-        raise UsageError(
-            f"{section}._target_={target}: no module {target.split('.')[0]!r} can be imported. "
-            "Put its folder on PYTHONPATH or install it."
-        )
     elif place := resolving.find_call(arguments):
         raise UsageError(
             f"{section}.{place}: an argument of a class of your own is plain data, nothing is "
             "called for it. Leave it out."
         )
+    else:
+        if choices:
+            choices.check_network(target)
+        _check_importable(target)
 
 
 def _check_together(config: dict[str, Any]) -> None:
@@ -197,8 +204,21 @@ def _check_validation(config: dict[str, Any]) -> None:
         )
 
 
-def _importable(target: str) -> bool:
+def _check_importable(target: str) -> None:
+    """Refuse a class whose package is found neither where Python looks nor in the folder of here.
+
+    Nothing of it runs. Raises UsageError.
+    """
+    name = target.split(".", maxsplit=1)[0]
+    here = [str(Path.cwd())]
     try:
-        return importlib.util.find_spec(target.split(".", maxsplit=1)[0]) is not None
+        found = importlib.util.find_spec(name) or importlib.machinery.PathFinder.find_spec(
+            name, here
+        )
     except (ImportError, ValueError):
-        return False
+        found = None
+    if found is None:
+        raise UsageError(
+            f"model._target_={target}: no module {name!r} can be imported. Put its folder on "
+            "PYTHONPATH or install it."
+        )

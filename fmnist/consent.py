@@ -1,8 +1,13 @@
-"""Whether code that a run folder names may run: only where a user says so with --trust."""
+"""Whether code that a folder holds or names may run: only where a user says so.
+
+By --trust, or by naming a class of their own.
+"""
 
 import contextlib
 import os
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 VARIABLE = "FMNIST_TRUST"  # from a script to the processes it starts
 HELP = "run the code that the folder names: classes of others, as if you had typed them"
@@ -24,3 +29,14 @@ def given(trust: bool) -> Iterator[None]:
             del os.environ[VARIABLE]
         else:
             os.environ[VARIABLE] = before
+
+
+def let_import_here() -> None:
+    """Let classes that the user has named be imported from the folder they type in, for good.
+
+    Their module may import its neighbours at any time. Until then that folder is not looked at:
+    some of what lies there would run by its name alone (hydra_plugins, entry points of torch).
+    """
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.append(here)

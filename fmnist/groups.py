@@ -42,8 +42,11 @@ def files(folder: Path) -> list[Path]:
 def check(folder: Path) -> None:
     """Refuse a file that would stop Hydra or fill the memory: a pipe, a huge one, a YAML bomb.
 
-    What is no YAML, or cannot be read, is told by Hydra when it is chosen. Raises UsageError.
+    What is no YAML, or cannot be read, is told by Hydra when it is chosen. Raises UsageError, also
+    for what is no folder.
     """
+    if not folder.is_dir():
+        raise UsageError(f"--config-dir must be a folder of config groups, got {folder}.")
     for path in files(folder):
         if not path.is_file():
             if path.exists():

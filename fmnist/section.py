@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from fmnist import overrides as words
 from fmnist import resolving, schema
+from fmnist.choices import Choices
 from fmnist.config import check_section
 from fmnist.errors import UsageError
 from fmnist.messages import Typed
@@ -30,16 +31,21 @@ BASIC = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
 MISSING = "(not set)"
 
 
-def check(hydra: DictConfig, overrides: Sequence[str], config_dir: Path | None) -> None:
-    """Raise UsageError for what a command line or a config file may not change in the section."""
+def check(hydra: DictConfig, overrides: Sequence[str], choices: Choices | None) -> None:
+    """Raise UsageError for what a command line or a config file may not change in the section.
+
+    `choices` are given where files of --config-dir were read.
+    """
     _check_plugins(hydra, overrides)
-    if config_dir is None and not any("hydra" in word for word in overrides):
+    if choices is not None:
+        choices.check_launcher(hydra)
+    elif not any("hydra" in word for word in overrides):
         return  # only shipped files were read
     for group, choice in hydra.runtime.choices.items():
         if ".." in str(choice):
             raise UsageError(f"{group}={choice} is no option: it names a file elsewhere.")
     found, usual = (_flat(section) for section in (hydra, words.compose([])[1]))
-    if config_dir is not None:
+    if choices is not None:
         found["searchpath"] = usual["searchpath"]  # checked by the words that were typed
     for key in sorted({*found, *usual}):
         was, now = usual.get(key, MISSING), found.get(key, MISSING)

@@ -9,7 +9,6 @@ not on this machine, of $FMNIST_DATA.
 
 import argparse
 import signal
-import sys
 from pathlib import Path
 
 from fmnist.errors import answering, exit_codes, raising
@@ -19,7 +18,6 @@ with exit_codes():
 
 
 def main() -> None:
-    sys.path.append(str(Path.cwd()))  # for a user's own classes
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

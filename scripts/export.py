@@ -7,7 +7,6 @@ both go into the folder of the run.
 
 import argparse
 import signal
-import sys
 from pathlib import Path
 
 from fmnist.errors import answering, exit_codes, raising
@@ -25,7 +24,6 @@ examples:
 
 
 def main() -> None:
-    sys.path.append(str(Path.cwd()))  # for a user's own classes
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -41,7 +41,6 @@ STEPS = {
 
 
 def main() -> None:
-    sys.path.append(str(Path.cwd()))  # for a user's own classes
     warnings.filterwarnings("ignore", module="PIL")  # of odd metadata; what fails is told
     warnings.filterwarnings("ignore", "Glyph .* missing")  # in a name: the sheet shows a box
     args = _parser().parse_args()

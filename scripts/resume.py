@@ -1,7 +1,6 @@
 """Go on with a run where it stopped: `python scripts/resume.py runs/NAME`."""
 
 import argparse
-import sys
 from pathlib import Path
 
 from fmnist import errors
@@ -13,7 +12,6 @@ with errors.exit_codes():  # Ctrl-C may come while these are imported
 
 
 def main() -> None:
-    sys.path.append(str(Path.cwd()))  # for a user's own classes
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run", type=Path, help="the folder of the run")
     parser.add_argument("--trust", action="store_true", help=consent.HELP)

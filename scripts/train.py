@@ -44,7 +44,6 @@ def main() -> None:
 
 
 def _main() -> None:
-    sys.path.append(str(Path.cwd()))  # for a user's own classes
     with exit_codes():
         is_trial, is_trusting, folder = _take_flags()
     args = get_args_parser().parse_args()

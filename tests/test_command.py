@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from fmnist import config
-from fmnist.command import Axis, Command, point, points, read_command
+from fmnist.axes import Axis
+from fmnist.command import Command, point, points, read_command
 from fmnist.errors import UsageError
 from fmnist.messages import CONF_DIR
 

@@ -2,19 +2,22 @@
 
 import json
 import os
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
 import pytest
-from conftest import Run
+from conftest import PROJECT, Run
 from omegaconf import OmegaConf
 
-from fmnist import config, record, resolving, revival
+from fmnist import config, consent, record, resolving, revival, run
 from fmnist.command import points, read_command
 from fmnist.errors import UsageError
 from fmnist.groups import MAX_FILES
 
 CALL = "{_target_: torch.utils.collect_env.run, command: 'touch called'}"
+CALL_WORD = "{_target_: torch.utils.collect_env.run}"
 
 
 def refused(*words: str, folder: Path | None = None) -> str:
@@ -103,6 +106,112 @@ def test_a_config_file_calls_nothing_and_reads_no_secret(
     assert message in experiment(groups, text)
 
 
+@pytest.fixture
+def evil(workdir: Path, groups: Path) -> Path:
+    """Groups of a class in the folder of here, by a file of model and by files of experiment."""
+    Path("evilnet.py").write_text("from pathlib import Path\nPath('was-run').touch()\n")
+    head = "# @package _global_\n"
+    grid = head + "defaults: [override /hydra/sweeper: grid]\n"
+    for place, text in (
+        ("model/mine", "_target_: evilnet.Net\nwidth: 3\n"),
+        ("experiment/named", head + "model: {_target_: evilnet.Net}\n"),
+        ("experiment/chosen", head + "defaults: [override /model: mine]\n"),
+        ("optim/odd", head + "defaults: [adam@optim]\nmodel: {_target_: evilnet.Net}\n"),
+        ("sweep/axis", grid + "hydra: {sweeper: {params: {model: 'mlp,mine'}}}\n"),
+        ("sweep/case", grid + "hydra: {sweeper: {cases: {a: [seed=1], b: [model=mine]}}}\n"),
+        ("sweep/word", grid + "hydra: {sweeper: {params: {model._target_: evilnet.Net}}}\n"),
+    ):
+        file = groups / f"{place}.yaml"
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(text)
+    return groups
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["experiment=named"],
+        ["experiment=named", "model=mlp"],
+        ["experiment=chosen"],
+        ["optim=odd"],
+        ["seed=1,2", "experiment=named"],
+        ["experiment=cnn,named"],
+        ["sweep=axis"],
+        ["sweep=case"],
+        ["sweep=word"],
+    ],
+    ids=" ".join,
+)
+def test_a_class_that_a_file_names_of_its_own_accord_needs_trust(
+    evil: Path, words: list[str]
+) -> None:
+    found = refused(*words, folder=evil)
+    assert "model._target_=evilnet.Net is named by a file that was not chosen by mod" in found
+    assert "add --trust" in found
+    with consent.given(True):
+        read_command(words, evil)
+    assert not Path("was-run").exists()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["model=mine"],
+        ["model=mine", "model.width=4,5", "sweep=axis"],
+        ["model=mlp,mine"],
+        ["model=mine", "experiment=chosen", "+model.more=1"],
+        ["model._target_=evilnet.Net"],
+        ["++model._target_=evilnet.Net", "experiment=named"],
+        ["model._target_=torch.nn.Linear,evilnet.Net", "experiment=named"],
+    ],
+    ids=" ".join,
+)
+def test_a_class_that_is_typed_needs_no_trust(evil: Path, words: list[str]) -> None:
+    read_command(words, evil)
+    assert not Path("was-run").exists()
+
+
+SITE = "defaults: [slurm]\nsetup: [module load x]\npython: py\n"
+
+
+@pytest.fixture
+def site(groups: Path) -> Path:
+    """Groups with a launcher of a cluster and an experiment that chooses it by itself."""
+    (groups / "hydra" / "launcher").mkdir(parents=True)
+    (groups / "hydra" / "launcher" / "site.yaml").write_text(SITE)
+    text = "# @package _global_\ndefaults: [override /hydra/launcher: site]\n"
+    (groups / "experiment" / "chosen.yaml").write_text(text)
+    return groups
+
+
+@pytest.mark.parametrize("name", ["site", "slurm"])
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("setup", "[touch x]"), ("container", "[x]"), ("python", "evil"), ("extra", "['--uid=0']")],
+)
+def test_a_file_brings_no_shell_into_a_job(site: Path, name: str, key: str, value: str) -> None:
+    body = f"hydra: {{launcher: {{{key}: {value}}}}}"
+    (site / "experiment" / "mine.yaml").write_text(f"# @package _global_\n{body}\n")
+    found = refused("experiment=mine", f"hydra/launcher={name}", "seed=1,2", folder=site)
+    assert f"hydra.launcher.{key} runs in the job and is set by a file" in found
+    assert value.strip("[]") in found.replace('"', "'")
+    assert "Type it, or keep it in a file of hydra/launcher" in found
+    read_command(
+        ["experiment=mine", f"hydra/launcher={name}", f"hydra.launcher.{key}={value}"], site
+    )
+
+
+def test_the_file_of_a_launcher_is_chosen_by_whoever_types(site: Path) -> None:
+    assert "setup" not in read_command(["experiment=chosen"], site).hydra.launcher
+    for words in (
+        ["hydra/launcher=site"],
+        ["hydra/launcher=site", "experiment=chosen", "seed=1,2"],
+        ["hydra/launcher=site", "hydra.launcher.setup=[module load y]"],
+        ["hydra/launcher=slurm", "hydra.launcher.extra=['--mem=1']"],
+    ):
+        read_command(words, site)
+
+
 def test_a_choice_of_a_file_elsewhere_is_refused(groups: Path) -> None:
     (groups / "other.yaml").write_text("dropout: 0.1\n")
     assert refused("model=../other", folder=groups) == (
@@ -124,9 +233,20 @@ def test_a_choice_of_a_file_elsewhere_is_refused(groups: Path) -> None:
         ("    cases: {a: ['note=\\${oc.env:HOME}']}\n", "reads the environment variable 'HOME'"),
         ("    params: {seed: '${nope}'}\n", "hydra.sweeper.params does not resolve"),
         ("    cases: {a: ['${nope}']}\n", "hydra.sweeper.cases does not resolve"),
+        (f"    params: {{+hydra.callbacks.x: '{CALL_WORD}'}}\n", "callbacks.x._target_ is set by"),
+        (
+            f"    cases: {{a: ['+hydra.callbacks.x={CALL_WORD}']}}\n",
+            "callbacks.x._target_ is set b",
+        ),
+        ("    params: {hydra.sweep.dir: up}\n", "hydra.sweep.dir is set by fmnist itself"),
+        ("    params: {experiment: evil}\n", "hydra.job.chdir is set by fmnist itself"),
+        ("    params: {experiment: 'mlp,evil'}\n", "hydra.job.chdir is set by fmnist itself"),
+        ("    cases: {a: [], b: [experiment=evil]}\n", "hydra.job.chdir is set by fmnist itself"),
     ],
 )
 def test_a_preset_calls_nothing_and_reads_no_secret(groups: Path, text: str, message: str) -> None:
+    evil = "# @package _global_\nhydra: {job: {chdir: true}}\n"
+    (groups / "experiment" / "evil.yaml").write_text(evil)
     assert message in preset(groups, text)
 
 
@@ -255,6 +375,53 @@ def test_a_refusal_is_one_line_whatever_it_quotes(script: Run) -> None:
     assert (
         done.stderr == "Error: Go on with a run by scripts/resume.py: no pickles are read here.\n"
     )
+
+
+PLANTED = {
+    "hydra_plugins/planted.py": "open('was-run', 'w')\n",
+    "planted-1.0.dist-info/METADATA": "Metadata-Version: 2.1\nName: planted\nVersion: 1.0\n",
+    "planted-1.0.dist-info/entry_points.txt": "[torch.backends]\nplanted = plantedmod:load\n",
+    "plantedmod.py": "open('was-run', 'w')\ndef load(): pass\n",
+}
+
+
+@pytest.fixture
+def planted(workdir: Path) -> Path:
+    """A folder with what Hydra and torch would run where it is on Python's path."""
+    for name, text in PLANTED.items():
+        Path(name).parent.mkdir(exist_ok=True)
+        Path(name).write_text(text)
+    return workdir
+
+
+def test_nothing_runs_by_lying_in_the_folder_of_here(planted: Path, script: Run) -> None:
+    done = script("train.py", "--dry-run")
+    assert (done.returncode, Path("was-run").exists()) == (0, False), done.stderr
+
+
+def test_no_package_brings_code_into_torch(planted: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": f"{planted}:{PROJECT}"}
+    environment.pop("TORCH_DEVICE_BACKEND_AUTOLOAD", None)
+    code = [sys.executable, "-c", "import fmnist, torch"]
+    subprocess.run(code, check=True, env=environment)
+    assert not Path("was-run").exists()
+
+
+@pytest.mark.slow
+def test_no_script_runs_what_lies_in_the_folder_of_here(
+    small_data: Path, planted: Path, script: Run
+) -> None:
+    words = ["model=mlp", "trainer=cpu", "figures=none", "logger=none", "data.batch_size=50"]
+    place = run.train([*words, "data.val_size=100", "trainer.max_epochs=1", "name=a"]).folder
+    Path("a.pgm").write_bytes(b"P5 28 28 255 " + bytes(784))
+    for name, *more in (
+        ("resume.py",),
+        ("eval.py", "--split", "val"),
+        ("predict.py", "a.pgm"),
+        ("export.py", "--format", "torch_export"),
+    ):
+        done = script(name, str(place), *more)
+        assert (done.returncode, Path("was-run").exists()) == (0, False), done.stderr
 
 
 def test_reading_a_command_starts_no_thread_and_writes_nothing(workdir: Path, groups: Path) -> None:

@@ -14,7 +14,7 @@ import yaml
 from conftest import PROJECT, Run
 from run_folders import usual_config, usual_record
 
-from fmnist import consent, evaluation, export, proof, record, run, weights
+from fmnist import build, consent, evaluation, export, proof, record, run, weights
 from fmnist.errors import UserError
 from fmnist.model import load_model
 from fmnist.record import Record
@@ -35,6 +35,26 @@ class Net(nn.Sequential):
 
     def forward(self, images):
         return super().forward(images / 255)
+"""
+
+NEIGHBOUR = """\
+import torch
+
+class MyNet(torch.nn.Module):
+    def __init__(self, width, depth):
+        super().__init__()
+        sizes = [784, *[width] * depth]
+        pairs = zip(sizes, sizes[1:])
+        self.layers = torch.nn.ModuleList(torch.nn.Linear(*pair) for pair in pairs)
+        self.last = torch.nn.Linear(width, 10)
+
+    def forward(self, images):
+        from sizes import NUM_PIXELS
+
+        values = images.reshape(-1, NUM_PIXELS) / 255
+        for layer in self.layers:
+            values = layer(values)
+        return self.last(values)
 """
 
 
@@ -245,6 +265,34 @@ def test_train_takes_trust(own: Path, script: Run) -> None:
     done = script("train.py", *words, "--trust")
     assert done.returncode == 0, done.stderr
     assert json.loads(Path("runs/heir/run.json").read_text())["status"] == "finished"
+
+
+@pytest.mark.slow
+def test_an_own_class_is_found_where_its_user_types(workdir: Path, script: Run) -> None:
+    """The README's example, in each process of trainer=ddp too; its neighbours at any time."""
+    Path("my_package").mkdir()
+    Path("my_package/__init__.py").write_text("from my_package.net import MyNet as MyNet\n")
+    Path("my_package/net.py").write_text(NEIGHBOUR)
+    Path("sizes.py").write_text("NUM_PIXELS = 784\n")
+    Path("groups/model").mkdir(parents=True)
+    lines = "_target_: my_package.MyNet\nwidth: 64\ndepth: 2\n"
+    Path("groups/model/mine.yaml").write_text(lines)
+    two = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2"]
+    words = [*FAST, *two, "model=mine", "model.width=8", "name=a"]
+    done = script("train.py", "--config-dir", "groups", *words)
+    assert done.returncode == 0, done.stderr
+    again = script("eval.py", "runs/a", "--split", "val", "--trust")
+    assert again.returncode == 0, again.stderr
+
+
+def test_a_class_that_cannot_be_imported_is_told_once(
+    workdir: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    config = {**usual_config("mlp"), "model": {"_target_": "torch.nn.Nope"}}
+    with pytest.raises(UserError, match=r"torch\.nn\.Nope cannot be imported: No module"):
+        build.net(config)
+    assert not caplog.records
 
 
 def test_verify_resume_hands_trust_on(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 
 from fmnist import config as configs
 from fmnist import lock, record
-from fmnist.command import Axis, Command
+from fmnist.axes import Axis
+from fmnist.command import Command
 from fmnist.errors import BusyError, UsageError, UserError
 from fmnist.overrides import compose_plain
 

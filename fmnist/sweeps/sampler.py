@@ -10,7 +10,7 @@ from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, Trial
 
-from fmnist.command import Axis
+from fmnist.axes import Axis
 from fmnist.seeds import derive
 
 FEW_DIGITS = 4  # significant digits of a proposed number

@@ -36,7 +36,6 @@ Next = Literal["done", "failed", "leave", "requeue", "stalled", "exhausted"]
 
 
 def main() -> None:
-    sys.path.append(str(Path.cwd()))  # for a user's own classes
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path, help="of the sweep, or of the run")
     parser.add_argument("--max-restarts", type=int, required=True)
