@@ -9,6 +9,8 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 Count = Annotated[int, Field(ge=1)]
+Width = Annotated[int, Field(ge=1, le=65_536)]  # channels, units; more of them fit in no memory
+Depth = Annotated[int, Field(ge=1, le=1000)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Dropout = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -26,33 +28,33 @@ class Section(BaseModel):
 
 
 class Cnn(Section):
-    channels: Annotated[list[Count], Field(min_length=2, max_length=2)]
-    hidden: Count
+    channels: Annotated[list[Width], Field(min_length=2, max_length=2)]
+    hidden: Width
     dropout: Dropout
     init: Init
 
 
 class Mlp(Section):
-    widths: list[Count]
+    widths: Annotated[list[Width], Field(max_length=100)]
     dropout: Dropout
     init: Init
 
 
 class CnnBn(Section):
-    channels: Annotated[list[Count], Field(min_length=2, max_length=2)]
-    hidden: Count
+    channels: Annotated[list[Width], Field(min_length=2, max_length=2)]
+    hidden: Width
     dropout: Dropout
 
 
 class WideResnet(Section):
-    depth: Count
-    width: Count
+    depth: Depth
+    width: Width
     dropout: Dropout
 
 
 class Speedrun(Section):
-    stem: Count
-    channels: Annotated[list[Count], Field(min_length=3, max_length=3)]
+    stem: Width
+    channels: Annotated[list[Width], Field(min_length=3, max_length=3)]
 
 
 class Resnet18(Section):

@@ -31,7 +31,9 @@ from fmnist.data import FashionMNISTData
 from fmnist.errors import UsageError
 from fmnist.finetuning import Finetuning
 from fmnist.launch import Launch
+from fmnist.messages import first_line
 from fmnist.models import NUM_CLASSES, last_layer
+from fmnist.reading import expanded
 
 # What Lightning and torch say to people who did nothing wrong; each with its reason.
 QUIET = (
@@ -54,8 +56,8 @@ def data(config: Mapping[str, Any]) -> FashionMNISTData:
     values = config["data"]
     folder = values["dir"] or os.environ.get("FMNIST_DATA") or PROJECT / "data"
     return FashionMNISTData(
-        data_dir=Path(folder).expanduser(),
-        source=Path(values["source"]).expanduser() if values["source"] else None,
+        data_dir=expanded("data.dir or FMNIST_DATA", folder),
+        source=expanded("data.source", values["source"]) if values["source"] else None,
         batch_size=values["batch_size"],
         val_size=values["val_size"],
         val_from=values["val_from"],
@@ -199,8 +201,8 @@ def trainer(
             enable_autolog_hparams=False,
             **arguments,
         )
-    except (MisconfigurationException, ValueError) as error:
-        raise UsageError(f"trainer: {str(error).strip().splitlines()[0]}") from None
+    except (MisconfigurationException, ValueError, TypeError, OverflowError, ImportError) as error:
+        raise UsageError(f"trainer: {first_line(error)}") from None
 
 
 def _chosen_callbacks(config: Mapping[str, Any]) -> list[pl.Callback]:

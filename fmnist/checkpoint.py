@@ -20,7 +20,6 @@ from torch import Tensor, nn
 from fmnist import pickled, reading
 
 MAX_DIRECTORY = 4 << 20  # bytes of an archive's directory; ResNet-152 with Adam has 0.2 MB
-MAX_PICKLE = 4 << 20  # bytes of what describes the tensors; ResNet-152 with Adam has 0.2 MB
 ROOM = 16  # times the weights: Adam's two moments, a moving average and more
 MARGIN = 64 << 20  # bytes
 MAX_BYTES = 4 << 30  # where no network says what it needs
@@ -131,7 +130,7 @@ def _check_archive(file: BinaryIO, size: int) -> None:
             raise CheckpointError(f"its parts say {declared:,} bytes, and it has {size:,}")
         root = next(iter(parts), "").partition("/")[0]
         head = parts.get(f"{root}/data.pkl")
-        if head is None or head.file_size > MAX_PICKLE:
+        if head is None or head.file_size > pickled.MAX_BYTES:
             raise CheckpointError("it is no file of torch.save")
         _, storages = pickled.read(io.BytesIO(archive.read(head)))
         for key, storage in storages.items():
@@ -190,6 +189,8 @@ def _check_stream(file: BinaryIO, size: int) -> None:
         raise CheckpointError("it is no file of torch.save")
     pickled.read(file)  # of the machine
     _, storages = pickled.read(file)
+    if not isinstance(pickled.read(file)[0], list):  # of the keys of the memory
+        raise CheckpointError("it is no file of torch.save")
     declared = sum(storage.num_bytes for storage in storages.values())
     if declared > size:
         raise CheckpointError(f"its tensors say {declared:,} bytes, and it has {size:,}")

@@ -31,12 +31,24 @@ def explain(error: BaseException, folder: Path, config: dict[str, Any]) -> UserE
             f"Out of memory with data.batch_size={config['data']['batch_size']}. Take a smaller "
             "one under another name=..., or free some memory and type the same line again."
         )
-    if isinstance(error, ValueError) and "Expected more than 1 value per channel" in str(error):
+    return _explain_batches(error, config)
+
+
+def _explain_batches(error: BaseException, config: dict[str, Any]) -> UserError | None:
+    """Explain what torch and Lightning find only once they have the data.
+
+    By name, as Lightning's exceptions take seconds to import.
+    """
+    text = " ".join(str(error).split())
+    if isinstance(error, ValueError) and "Expected more than 1 value per channel" in text:
         return UserError(
             "Batch normalisation cannot train on batches of one image, got data.batch_size="
             f"{config['data']['batch_size']}. Set data.batch_size >= 2 for each process, under "
             "another name=..."
         )
+    is_interval = isinstance(error, ValueError) and "`val_check_interval`" in text
+    if is_interval or type(error).__name__ == "MisconfigurationException":
+        return UserError(f"trainer: {text} Change that argument, under another name=...")
     return None
 
 

@@ -8,6 +8,8 @@ import uuid
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
+from fmnist.errors import UsageError, shortened
+
 TEAM_VARIABLE = "FMNIST_TEAM"  # from the first process of a run to those that it starts
 LOCAL = "127.0.0.1"
 NUM_PORTS = 16
@@ -34,12 +36,12 @@ class Launch(NamedTuple):
 def find(environment: Mapping[str, str] | None = None) -> Launch | None:
     """Return what torchrun, srun or a first process of ours say of this one; None if it is alone.
 
-    A SLURM job without srun is one process, however many tasks it asked for.
+    A SLURM job without srun is one process, however many tasks it asked for. Raises UsageError for
+    a variable that cannot be what they set.
     """
     given = os.environ if environment is None else environment
     if TEAM_VARIABLE in given:
-        values = json.loads(given[TEAM_VARIABLE])
-        return Launch(**{**values, "ports": tuple(values["ports"])})
+        return _team(given[TEAM_VARIABLE])
     if {"RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"} <= given.keys():
         found = _torchrun(given)
     elif "SLURM_STEP_ID" in given or _number(given, "SLURM_PROCID") > 0:
@@ -47,6 +49,24 @@ def find(environment: Mapping[str, str] | None = None) -> Launch | None:
     else:
         return None
     return found if found.size > 1 else None
+
+
+def _team(text: str) -> Launch:
+    try:
+        values = json.loads(text)
+        launch: Launch | None = Launch(**{**values, "ports": tuple(values["ports"])})
+    except (ValueError, TypeError, LookupError, RecursionError):
+        launch = None
+    if launch is None or not _is_plain(launch):
+        raise _mistake(TEAM_VARIABLE, text, "what the first process of a run sets")
+    return launch
+
+
+def _is_plain(launch: Launch) -> bool:
+    numbers = (*launch[1:6], *launch.ports)
+    texts = (launch.kind, launch.address, launch.mark)
+    is_text = all(isinstance(text, str) for text in texts)
+    return is_text and all(type(number) is int for number in numbers)
 
 
 def job_name(environment: Mapping[str, str] | None = None) -> str | None:
@@ -67,13 +87,13 @@ def job_name(environment: Mapping[str, str] | None = None) -> str | None:
 
 def _torchrun(given: Mapping[str, str]) -> Launch:
     """Read what torchrun sets, and other launchers that follow it."""
-    size = int(given["WORLD_SIZE"])
-    local_size = _number(given, "LOCAL_WORLD_SIZE", size)
-    num_nodes = _number(given, "GROUP_WORLD_SIZE", max(size // max(local_size, 1), 1))
+    size = _whole(given, "WORLD_SIZE", least=1)
+    local_size = _number(given, "LOCAL_WORLD_SIZE", size, least=1)
+    num_nodes = _number(given, "GROUP_WORLD_SIZE", max(size // local_size, 1), least=1)
     address, port = given["MASTER_ADDR"], given["MASTER_PORT"]
     names = ("TORCHELASTIC_RUN_ID", "TORCHELASTIC_RESTART_COUNT")
     mark = "/".join(["torchrun", address, port, str(size), *(given.get(n, "") for n in names)])
-    rank = int(given["RANK"])
+    rank = _whole(given, "RANK", most=size - 1)
     return Launch(
         "torchrun",
         rank=rank,
@@ -102,7 +122,9 @@ def _srun(given: Mapping[str, str]) -> Launch:
         node=_number(given, "SLURM_NODEID"),
         num_nodes=num_nodes,
         address=address,
-        ports=(int(given["MASTER_PORT"]),) if "MASTER_PORT" in given else _ports(mark),
+        ports=(_whole(given, "MASTER_PORT", least=1, most=65_535),)
+        if "MASTER_PORT" in given
+        else _ports(mark),
         mark=mark,
     )
 
@@ -120,9 +142,24 @@ def _ports(mark: str) -> tuple[int, ...]:
     return tuple(20_000 + number % 12_000 for number in numbers)
 
 
-def _number(given: Mapping[str, str], name: str, default: int = 0) -> int:
-    text = given.get(name, "")
-    return int(text) if text.isdigit() else default
+def _number(given: Mapping[str, str], name: str, default: int = 0, least: int = 0) -> int:
+    """Return a variable's number, or `default` for one that is absent or empty."""
+    return _whole(given, name, least) if given.get(name) else default
+
+
+def _whole(given: Mapping[str, str], name: str, least: int = 0, most: int = 2**31 - 1) -> int:
+    text = given[name]
+    is_number = text.isascii() and text.isdecimal() and len(text) <= 10
+    if not is_number or not least <= int(text) <= most:
+        raise _mistake(name, text, f"an integer in {least}..{most}")
+    return int(text)
+
+
+def _mistake(name: str, text: str, rule: str) -> UsageError:
+    return UsageError(
+        f"The environment variable {name} must be {rule}, got {shortened(repr(text))}. Start by "
+        f"torchrun or srun, which set it, or type `unset {name}` first."
+    )
 
 
 def _is_uuid(text: str) -> bool:

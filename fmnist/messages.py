@@ -165,8 +165,15 @@ def _describe(annotation: Any, metadata: Iterable[Any] = ()) -> str:
     if origin == "typing.Literal":
         return " | ".join(str(a) for a in arguments)
     if arguments and "list" in origin:
-        length = next((m.min_length for m in metadata if hasattr(m, "min_length")), None)
-        values = f"{length} values" if length else "values"
+        ends = {
+            n: getattr(m, n)
+            for m in metadata
+            for n in ("min_length", "max_length")
+            if hasattr(m, n)
+        }
+        values = "values"
+        if top := ends.get("max_length"):
+            values = f"{top} values" if ends.get("min_length") else f"at most {top} values"
         return f"a list of {values}, each {_describe(arguments[0])}"
     if arguments and "dict" not in origin:
         return " or ".join(dict.fromkeys(_describe(a) for a in arguments))

@@ -13,6 +13,7 @@ from fmnist import CLASSES, build, checkpoint, record, revival, scores
 from fmnist.classifier import Classifier
 from fmnist.data import FashionMNISTData
 from fmnist.errors import UsageError, UserError
+from fmnist.reading import expanded
 
 
 class Outputs(NamedTuple):
@@ -153,8 +154,15 @@ def load_model(folder: Path, trust: bool = False) -> Model:
 def _with_data_here(values: Mapping[str, Any]) -> dict[str, Any]:
     """Forget folders of data that this machine lacks: the default ones are searched instead."""
     places = {
-        key: place if place and Path(place).expanduser().is_dir() else None
+        key: place if place and _is_folder_here(place) else None
         for key in ("dir", "source")
         for place in [values["data"][key]]
     }
     return {**values, "data": {**values["data"], **places}}
+
+
+def _is_folder_here(place: str) -> bool:
+    try:
+        return expanded("data.dir", place).is_dir()
+    except UserError:  # the home of a user of another machine
+        return False

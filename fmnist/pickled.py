@@ -13,6 +13,9 @@ from typing import Any, BinaryIO, NamedTuple
 
 MAX_DEPTH = 32  # of lists and dicts in each other
 MAX_PARTS = 1_000_000  # of all structures, those counted twice that stand in two places
+MAX_BYTES = 4 << 20  # of a pickle; that of ResNet-152 with Adam has 0.2 MB
+MAX_OPERATIONS = 1_000_000  # of a pickle, each of which makes one object at most
+MAX_KEY = 2**32  # above it many keys can have one hash, and a dict of them is slow to make
 MAX_LINE = 1000  # bytes of a name
 _INTEGERS = {pickle.BININT: "<i", pickle.BININT1: "<B", pickle.BININT2: "<H"}
 _LENGTHS = {pickle.BINUNICODE: 4, pickle.SHORT_BINSTRING: 1}  # the latter of Python 2
@@ -65,7 +68,7 @@ class _Name(NamedTuple):
 def read(file: BinaryIO) -> tuple[Any, dict[str, Storage]]:
     """Return the first object in `file`, with stand-ins for its tensors, and their storages.
 
-    Raises PickleError.
+    Raises PickleError, before more than MAX_BYTES are read.
     """
     reader = _Reader(file)
     try:
@@ -83,6 +86,8 @@ class _Reader:
 
     def __init__(self, file: BinaryIO) -> None:
         self.file = file
+        self.room = MAX_BYTES
+        self.num_operations = 0
         self.stack: list[Any] = []
         self.memo: dict[int, Any] = {}
         self.storages: dict[str, Storage] = {}
@@ -113,6 +118,9 @@ class _Reader:
 
     def run(self) -> Any:
         while (code := self._take(1)) != pickle.STOP:
+            self.num_operations += 1
+            if self.num_operations > MAX_OPERATIONS:
+                raise PickleError(f"its pickle has more than {MAX_OPERATIONS:,} operations")
             if code in _CONSTANTS:
                 self.stack.append(_CONSTANTS[code])
             elif code in _INTEGERS:
@@ -130,10 +138,16 @@ class _Reader:
         return self.stack.pop()
 
     def _take(self, number: int) -> bytes:
+        self._spend(number)
         found = self.file.read(number)
         if len(found) != number:
             raise PickleError("it ends early")
         return found
+
+    def _spend(self, number: int) -> None:
+        self.room -= number
+        if self.room < 0:
+            raise PickleError(f"its pickle has more than {MAX_BYTES:,} bytes")
 
     def _skip(self, number: int) -> None:
         self._take(number)
@@ -146,6 +160,7 @@ class _Reader:
 
     def _line(self) -> str:
         line = self.file.readline(MAX_LINE)
+        self._spend(len(line))
         if not line.endswith(b"\n"):
             raise PickleError("it ends early")
         return line[:-1].decode("ascii")
@@ -178,8 +193,10 @@ class _Reader:
         if type(self.stack[-1]) is not dict or len(items) % 2:
             raise PickleError("its pickle is damaged: it sets items of no dict")
         for key, value in zip(items[::2], items[1::2], strict=True):
-            if not isinstance(key, str | int | float | bool | None):
+            if not isinstance(key, str | int | None):
                 raise PickleError(f"a key in it is a {type(key).__name__}")
+            if isinstance(key, int) and not 0 <= key <= MAX_KEY:
+                raise PickleError(f"a key in it is not in 0..{MAX_KEY:,}")
             self.stack[-1][key] = value
 
     def _storage(self) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from fmnist.errors import UserError, shortened
 from fmnist.regular import open_regular
 
 MAX_TEXT = 8 << 20  # bytes of run.json, a report or a history; the largest of ours has 0.1 MB
@@ -76,3 +77,14 @@ def digest(path: Path) -> str:
         while block := file.read(_BLOCK):
             found.update(block)
     return found.hexdigest()
+
+
+def expanded(setting: str, typed: str | Path) -> Path:
+    """Return a path whose `~` or `~user` is looked up; raises UserError where there is none."""
+    try:
+        return Path(typed).expanduser()
+    except (RuntimeError, ValueError) as error:  # nobody of that name; a name with a NUL
+        raise UserError(
+            f"{setting} must be a path on this machine, got {shortened(repr(str(typed)))}: "
+            f"{str(error).rstrip('.')}. Write out the whole path, without ~."
+        ) from None

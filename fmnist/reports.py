@@ -2,15 +2,15 @@
 
 import json
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from fmnist.arguments import Count, Positive, Share
+from fmnist.arguments import Positive, Share
 from fmnist.reading import read_bytes
 
 SCHEMA = 1
-Number = Annotated[int, Field(ge=0)]
+Number = Annotated[int, Field(ge=0, le=10**9)]
 
 
 class _Part(BaseModel):
@@ -30,6 +30,14 @@ class _Class(_Part):
     recall: Share | None
     f1: Share | None
     intervals: _Ends
+
+    @model_validator(mode="after")
+    def _has_intervals(self) -> Self:
+        """Refuse a score without its interval."""
+        for name in ("precision", "recall", "f1"):
+            if getattr(self, name) is not None and getattr(self.intervals, name) is None:
+                raise ValueError(f"{name} has no interval")
+        return self
 
 
 class _Pair(_Part):
@@ -53,7 +61,7 @@ class _Scaling(_Part):
 class _Report(_Part):
     schema_: Literal[1] = Field(alias="schema")
     split: Literal["test", "val", "train"]
-    num_images: Count
+    num_images: Annotated[Number, Field(ge=1)]
     scores: dict[str, float]
     intervals: dict[str, tuple[float, float]]
     classes: list[_Class]

@@ -40,6 +40,7 @@ def whole() -> dict[str, Any]:
         "types": [torch.zeros(1, dtype=t) for t in (torch.bfloat16, torch.bool, torch.uint8)],
         "size": torch.Size([1, 2]),
         "empty": torch.zeros(0),
+        "keys": {0: 1, 2**32: 2, True: 3, None: 4, "a": 5},
     }
 
 
@@ -211,6 +212,43 @@ def test_files_that_python_2_wrote_are_read() -> None:
     body = b"\x80\x02ccollections\nOrderedDict\n](](U\x01aK\x01e](U\x01bK\x02ee\x85R."
     assert pickle.loads(body) == {"a": 1, "b": 2}
     assert pickled.read(io.BytesIO(body))[0] == {"a": 1, "b": 2}
+
+
+@pytest.mark.parametrize("place", range(5))
+@pytest.mark.parametrize(
+    ("body", "match"),
+    [
+        (b"}" * (pickled.MAX_OPERATIONS + 1), "its pickle has more than 1,000,000 operations"),
+        (b"X\x00\x00\x00\xff" + bytes(100), "its pickle has more than 4,194,304 bytes"),
+    ],
+)
+def test_each_pickle_of_the_older_form_is_bounded(body: bytes, match: str, place: int) -> None:
+    """The magic number, the protocol, the machine, the objects and the keys of their memory."""
+    parts = [pickle.dumps(part, 2) for part in (checkpoint._MAGIC, checkpoint._PROTOCOL, {}, {})]
+    PATH.write_bytes(b"".join([*parts[:place], b"\x80\x02" + body + b"."]))
+    with pytest.raises(CheckpointError, match=match):
+        checkpoint.read(PATH)
+
+
+def test_names_of_a_pickle_count_towards_its_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pickled, "MAX_BYTES", 20)
+    with pytest.raises(pickled.PickleError, match="more than 20 bytes"):
+        pickled.read(io.BytesIO(b"\x80\x02c" + b"a" * 30 + b"\nb\n."))
+
+
+@pytest.mark.parametrize(
+    ("key", "match"),
+    [
+        (2**61 - 1, r"a key in it is not in 0\.\.4,294,967,296"),
+        (-1, "a key in it is not in"),
+        (2.0**61, "a key in it is a float"),
+    ],
+)
+def test_keys_that_can_share_a_hash_are_refused(key: Any, match: str) -> None:
+    """A dict of such takes a time that grows with the square of their number."""
+    PATH.write_bytes(hostile.saved({key: 1}))
+    with pytest.raises(CheckpointError, match=match):
+        checkpoint.read(PATH)
 
 
 @pytest.mark.parametrize(

@@ -34,6 +34,10 @@ def refused(*overrides: str) -> str:
         ("max_epochs=3", "Unknown key max_epochs. Did you mean trainer.max_epochs?"),
         ("lr=0.1", "Unknown key lr. Did you mean optim.lr?"),
         ("modle=cnn", "Unknown key modle. Did you mean model?"),
+        (
+            "model.channels=[1,65537]",
+            "model.channels must be a list of 2 values, each an integer in",
+        ),
         ("model.chanels=[3,4]", "Unknown key model.chanels. Did you mean model.channels?"),
         ("optim.optimizer.bets=3", "Did you mean optim.optimizer.betas?"),
         ("optim/shedule=constant", "Unknown group optim/shedule. Did you mean optim/schedule?"),

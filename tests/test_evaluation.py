@@ -228,6 +228,9 @@ def test_a_report_that_is_not_whole_is_measured_anew() -> None:
         {"confusion": [[1]]},
         {"notes": None},
         {"num_images": 0},
+        {"num_images": 10**400},
+        {"classes": [row | {"intervals": {}} for row in found["classes"]]},
+        {"confusion": [[10**400] * 10] * 10},
     ]
     for change in changes:
         path.write_text(json.dumps(found | change))
@@ -285,6 +288,14 @@ def test_a_record_is_checked_before_anything_is_built(key: str, value: Any, matc
         run.load("runs/a")
     assert error.value.exit_code == 1
     assert str(error.value).startswith("runs/a/run.json: ")
+
+
+@pytest.mark.parametrize("place", ["~nobody_such/data", "/nowhere"])
+def test_data_in_a_folder_of_another_machine_are_looked_for_here(place: str) -> None:
+    done = train("runs/a")
+    config = done.data["config"]
+    record.read(done.folder).update(config={**config, "data": {**config["data"], "dir": place}})
+    assert evaluation.evaluate(Path("runs/a"))["scores"]["test/acc"] == done.scores["test/acc"]
 
 
 @pytest.mark.slow

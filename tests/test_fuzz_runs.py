@@ -152,11 +152,12 @@ def test_no_report_of_an_evaluation_crashes(capsys: pytest.CaptureFixture[str]) 
     folder = write_run(Path("runs/a"))
     names = [str(i) for i in range(2)]
     rows = [{"name": n, "images": 2, "precision": 1.0, "recall": 0.5, "f1": 0.7} for n in names]
+    ends = {"precision": [0.5, 1], "recall": [0, 1], "f1": [0.1, 0.9]}
     made = {
         **{"schema": 1, "split": "test", "num_images": 4, "best_epoch": 1, "notes": ["a"]},
         "scores": {f"test/{n}": 0.75 for n in ("acc", "loss", "f1", "brier", "ece")},
         "intervals": {"test/acc": [0.5, 0.9]},
-        "classes": [{**row, "intervals": {"f1": [0.1, 0.9], "recall": [0, 1]}} for row in rows],
+        "classes": [{**row, "intervals": ends} for row in rows],
         "confusion": [[2, 0], [1, 1]],
         "confused": [{"true": "0", "predicted": "1", "count": 1, "share": 0.5}],
         "checkpoint_sha256": "",
@@ -175,10 +176,11 @@ def test_no_report_of_an_evaluation_crashes(capsys: pytest.CaptureFixture[str]) 
                 from fmnist import report
 
                 report.tell(kept["notes"])
+                report.print_evaluation(folder, kept)
     output = capsys.readouterr()
     with capsys.disabled():
         tally.tell()
-    assert "\x1b" not in output.err
+    assert "\x1b" not in output.out + output.err
 
 
 def test_no_special_file_hangs() -> None:

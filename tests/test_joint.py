@@ -39,6 +39,16 @@ def test_legend_names_the_keys_that_differ(workdir: Path) -> None:
     assert texts == ["lr=1  93.01 ± 0.01 %", "lr=2  92.91 ± 0.01 %"]
 
 
+def test_legend_shows_both_ends_of_a_long_value(workdir: Path) -> None:
+    curves = make(workdir, 2, 1)
+    long = curves[0]._replace(label=f"zz={'x' * 400_000}93.01 %")
+    (text, _) = joint.draw([long, curves[1]]).legends[0].get_texts()
+    label = text.get_text().replace("\n", "")
+    assert len(label) < 310
+    assert label.startswith("zz=xxx")
+    assert label.endswith("xxx93.01 %")
+
+
 def test_lines_are_the_numbers_of_metrics_csv(workdir: Path) -> None:
     curves = make(workdir, 1, 1)
     expected = [(e, 100 * (0.93 - 0.1 * math.exp(-e / 3))) for e in range(1, 11)]

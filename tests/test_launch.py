@@ -1,6 +1,7 @@
 import pytest
 
 from fmnist import launch
+from fmnist.errors import UsageError
 from fmnist.launch import Launch, find, first_node, job_name
 
 TORCHRUN = {
@@ -115,6 +116,39 @@ def test_a_job_that_starts_again_has_the_same_name(
     environment: dict[str, str], name: str | None
 ) -> None:
     assert job_name(environment) == name
+
+
+@pytest.mark.parametrize(
+    ("environment", "message"),
+    [
+        ({**TORCHRUN, "RANK": "a"}, r"RANK must be an integer in 0\.\.7, got 'a'\. Start"),
+        ({**TORCHRUN, "RANK": "8"}, r"RANK must be an integer in 0\.\.7, got '8'"),
+        ({**TORCHRUN, "WORLD_SIZE": ""}, "WORLD_SIZE must be an integer in 1"),
+        ({**TORCHRUN, "LOCAL_WORLD_SIZE": "0"}, "LOCAL_WORLD_SIZE must be an integer in 1"),
+        ({**TORCHRUN, "LOCAL_RANK": "-1"}, "LOCAL_RANK must be an integer in 0"),
+        ({**SRUN, "SLURM_PROCID": "\u00b2"}, "SLURM_PROCID must be an integer in 0"),
+        ({**SRUN, "SLURM_NTASKS": "9" * 5000}, "SLURM_NTASKS must be an integer in 0"),
+        ({**SRUN, "MASTER_PORT": "x"}, r"MASTER_PORT must be an integer in 1\.\.65535, got 'x'"),
+        ({"FMNIST_TEAM": "x"}, "FMNIST_TEAM must be what the first process of a run sets, got 'x'"),
+        ({"FMNIST_TEAM": "{}"}, "FMNIST_TEAM must be .* type `unset FMNIST_TEAM` first"),
+        ({"FMNIST_TEAM": "[1]"}, "FMNIST_TEAM must be"),
+        ({"FMNIST_TEAM": "[" * 100_000}, "FMNIST_TEAM must be"),
+    ],
+)
+def test_a_variable_that_no_launcher_sets_is_named(
+    environment: dict[str, str], message: str
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        find(environment)
+
+
+def test_a_place_of_other_kinds_of_values_is_none() -> None:
+    given = Launch("local", 2, 3, 2, 0, 1, launch.LOCAL, (4000,), "m")
+    text = launch.environment_of(given)["FMNIST_TEAM"]
+    for before, after in (('"rank": 2', '"rank": "2"'), ("[4000]", "[0.5]"), ('"m"', "7")):
+        assert before in text
+        with pytest.raises(UsageError, match="FMNIST_TEAM must be"):
+            find({"FMNIST_TEAM": text.replace(before, after)})
 
 
 def test_a_started_process_finds_its_place() -> None:

@@ -74,3 +74,11 @@ def test_a_digest_is_of_the_whole_file_and_of_no_pipe() -> None:
     os.mkfifo("b")
     with pytest.raises(OSError, match="Not a regular file"):
         reading.digest(Path("b"))
+
+
+def test_a_home_that_is_nobodys_is_a_users_mistake() -> None:
+    assert reading.expanded("data.dir", "~/x") == Path.home() / "x"
+    assert reading.expanded("data.dir", "a/~x") == Path("a/~x")
+    for typed in ("~nobody_such/x", "~\0/x"):
+        with pytest.raises(UserError, match="data.dir must be a path on this machine, got '~"):
+            reading.expanded("data.dir", typed)

@@ -511,6 +511,42 @@ def test_lightnings_objection_is_one_line() -> None:
         run.train([*FAST, "trainer.strategy=no_such_strategy"])
 
 
+@pytest.mark.parametrize(
+    "word",
+    [
+        *("trainer.max_time={foo:1}", "trainer.max_time={days:10000000000000}"),
+        *("trainer.devices=[0,0]", "trainer.devices=abc", "trainer.devices='-5'"),
+        *("trainer.devices='0,'", "trainer.precision=transformer-engine"),
+        *("trainer.accelerator=tpu", "trainer.strategy=fsdp"),
+    ],
+)
+def test_arguments_that_lightning_cannot_take_start_nothing(word: str) -> None:
+    with pytest.raises(UsageError, match=r"^trainer: \S+"):
+        run.train([*FAST, word])
+    assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        *("val_check_interval=1000000", "limit_train_batches=1e-9", "limit_val_batches=1e-9"),
+        "overfit_batches=1e-9",
+    ],
+)
+def test_more_or_fewer_batches_than_there_are_is_a_users_mistake(word: str) -> None:
+    with pytest.raises(UserError, match="^trainer: .* Change that argument, under another name"):
+        run.train([*FAST, "name=a", "model=mlp", "figures=none", f"trainer.{word}"])
+    assert record.read(Path("runs/a")).status == "failed"
+    assert not Path("runs/a/error.txt").exists()
+
+
+@pytest.mark.parametrize("word", ["data.dir='~nobody_such/x'", "data.source='~nobody_such/x'"])
+def test_the_home_of_nobody_is_no_place_for_data(word: str) -> None:
+    with pytest.raises(UserError, match="must be a path on this machine, got '~nobody_such/x'"):
+        run.train([*FAST, word])
+    assert not Path("runs").exists()
+
+
 def test_missing_data_start_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="nowhere"):
         run.train([*FAST, f"data.source={tmp_path}/nowhere", f"data.dir={tmp_path}/d"])

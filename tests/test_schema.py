@@ -7,7 +7,8 @@ import pytorch_lightning as pl
 from hydra.utils import get_object
 from omegaconf import OmegaConf
 
-from fmnist import arguments, schema
+from fmnist import arguments, config, schema
+from fmnist.errors import UsageError
 from fmnist.messages import CONF_DIR
 
 GIVEN = {  # arguments that the program passes itself
@@ -31,6 +32,22 @@ def test_schema_has_the_arguments_of_the_constructor(
     kind: str, target: str, model: type[arguments.Section]
 ) -> None:
     assert set(model.model_fields) == parameters(target) - GIVEN[kind]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["model=wide_resnet", "model.depth=1000000000"], r"model.depth must be in 1\.\.1000, got"),
+        (["model=wide_resnet", "model.width=65537"], r"model.width must be in 1\.\.65536, got"),
+        (
+            ["model=mlp", f"model.widths=[{','.join(['1'] * 101)}]"],
+            r"model.widths must be a list of at most 100 values, each an integer in 1",
+        ),
+    ],
+)
+def test_a_network_without_end_is_refused(words: list[str], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        config.check(config.compose(words))
 
 
 def test_schema_has_the_arguments_of_trainer() -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from fmnist.errors import UsageError
+from fmnist.reading import expanded
 
 PROJECT = Path(__file__).resolve().parents[2]
 
@@ -108,4 +109,4 @@ def _refuse_unknown(option: str, words: Sequence[str], known: Sequence[str] | ob
 
 
 def default_data_dir() -> Path:
-    return Path(os.environ.get("FMNIST_DATA") or PROJECT / "data").expanduser().resolve()
+    return expanded("FMNIST_DATA", os.environ.get("FMNIST_DATA") or PROJECT / "data").resolve()

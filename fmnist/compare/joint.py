@@ -18,6 +18,7 @@ from fmnist.figures import DPI, PALE, styled
 # Okabe and Ito, "Color Universal Design", 2008; the most different ones first.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 GREY = "#888888"
+MAX_LABEL = 300  # characters; drawing takes a time that grows with them
 
 
 def save(curves: Sequence[Curves], path: Path) -> None:
@@ -38,7 +39,7 @@ def draw(curves: Sequence[Curves]) -> Figure:
     """
     named, others = curves[:NUM_COLORS], curves[NUM_COLORS:]
     handles: list[Any] = [Line2D([], [], color=color, lw=2) for color in COLORS[: len(named)]]
-    labels = ["\n".join(textwrap.wrap(each.label, 100)) for each in named]
+    labels = ["\n".join(textwrap.wrap(_shortened(each.label), 100)) for each in named]
     if others:
         handles.append(Line2D([], [], color=GREY, linewidth=0.7))
         labels.append(f"{len(others)} others")
@@ -57,6 +58,12 @@ def draw(curves: Sequence[Curves]) -> Figure:
         _limit(axes, curves, metric)
     figure.legend(handles, labels, loc="outside lower left", ncols=1)
     return figure
+
+
+def _shortened(label: str) -> str:
+    """Return the label of a row, or both ends of a long one: the score stands last."""
+    half = MAX_LABEL // 2
+    return label if len(label) <= MAX_LABEL else f"{label[:half]}...{label[-half:]}"
 
 
 def _draw_named(axes: Axes, curves: Curves, metric: str, **look: Any) -> None:
