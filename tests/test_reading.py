@@ -35,7 +35,7 @@ def test_what_is_no_file_of_ours_is_named_and_why(kind: str, reason: str) -> Non
 
 def test_a_file_without_a_size_is_read_no_further_than_the_limit() -> None:
     """Files of /proc say that they are empty."""
-    path = Path("/proc/self/status")
+    path = Path("/proc/self/environ")
     assert reading.read_bytes(path) == path.read_bytes()
     with pytest.raises(OSError, match="Larger than 10 bytes"):
         reading.read_bytes(path, limit=10)
