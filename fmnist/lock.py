@@ -52,7 +52,7 @@ class Lock:
 
     def _make(self) -> bool:
         while not _create(self.path, self.holder):
-            holder = _read(self.path)
+            holder = look_at(self.path)
             if holder is None and not self.path.is_symlink():
                 continue
             if holder is None or is_alive(holder) is not False:  # None: a link to nowhere
@@ -63,7 +63,7 @@ class Lock:
     def __enter__(self) -> "Lock":
         while not self.take():
             _check_kind(self.path)
-            holder = _read(self.path)
+            holder = look_at(self.path)
             if holder is None:
                 continue
             if is_alive(holder) is None:
@@ -79,7 +79,7 @@ class Lock:
         self._done.set()
         if not self.lost:
             with contextlib.suppress(OSError):  # the next start finds that this process has ended
-                _remove(self.path, self.holder)
+                remove(self.path, self.holder)
         ours.discard(
             self.holder["token"]
         )  # last, or another thread would remove it as a dead one's
@@ -101,7 +101,7 @@ class Lock:
 
     def is_lost(self) -> bool:
         """Look whether another process has taken the folder; a lock that cannot be read stays."""
-        holder = _read(self.path)
+        holder = look_at(self.path)
         if holder is None or holder.get("token", self.holder["token"]) != self.holder["token"]:
             self.lost = True
         return self.lost
@@ -123,10 +123,11 @@ def refuse_if_busy(folder: Path) -> None:
 
 def read(folder: Path) -> dict[str, Any] | None:
     """Return what the holder of a folder says of itself, {} when unreadable, None when free."""
-    return _read(folder / LOCK)
+    return look_at(folder / LOCK)
 
 
-def _read(path: Path) -> dict[str, Any] | None:
+def look_at(path: Path) -> dict[str, Any] | None:
+    """Return what the holder of a lock says of itself, as `read` does."""
     try:
         return _parse(path)
     except FileNotFoundError:
@@ -222,7 +223,7 @@ def _write(path: Path, holder: dict[str, Any]) -> None:
         raise
 
 
-def _remove(path: Path, holder: dict[str, Any]) -> None:
+def remove(path: Path, holder: dict[str, Any]) -> None:
     """Take away the lock of `holder`, and put it back if it turns out to be another's by now."""
     aside = path.with_name(f"{path.name}-{uuid.uuid4().hex}")
     if _parse(path).get("token") != holder.get("token"):
@@ -237,7 +238,7 @@ def _remove(path: Path, holder: dict[str, Any]) -> None:
 def _take_away(path: Path, holder: dict[str, Any]) -> None:
     """Remove the lock of one that has ended; raises UserError where that is refused for good."""
     try:
-        _remove(path, holder)
+        remove(path, holder)
     except OSError as error:
         if error.errno in (errno.ENOENT, errno.ESTALE):  # another process was faster
             return

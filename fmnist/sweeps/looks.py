@@ -18,7 +18,7 @@ class Looks:
         A lock that has stayed as it was for QUIET_S seconds between two looks is taken away. False
         where there is none, or none any more.
         """
-        holder = lock._read(path)
+        holder = lock.look_at(path)
         alive = holder is not None and holders.is_alive(holder)
         if holder is None or alive is not None:
             return alive
@@ -29,6 +29,6 @@ class Looks:
             return True
         if time.monotonic() - since < lock.QUIET_S:
             return None
-        lock._remove(path, holder)
+        lock.remove(path, holder)
         del self._beats[path]
         return False
