@@ -35,6 +35,10 @@ def read_axis(override: Override, is_search: bool) -> Axis:
     """Read what an override varies; raises UsageError for what is endless or no such axis."""
     key, group = str(override.get_key_element()).lstrip("+"), words.is_group(override)
     value: Any = override.value()
+    if key.startswith(("hydra.", "hydra/")):
+        raise UsageError(
+            f"{key} is of the sweep as a whole, and takes one value, got {override.input_line}."
+        )
     if isinstance(value, IntervalSweep):
         return _interval(override, value, is_search)
     _check_length(override, value)

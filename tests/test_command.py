@@ -127,6 +127,9 @@ def test_a_search_space_is_hydras_syntax(word: str, expected: dict[str, Any]) ->
         ),
         (["sweep=ablation", "hydra.sweeper.cases.mine=3"], "must be a list of overrides, got 3"),
         ([OPTUNA, "seed=0,1", "hydra.sweeper.cases={a:['seed=3']}"], "cases belong to a grid"),
+        (["hydra.launcher.workers=1,2"], "is of the sweep as a whole, and takes one value, got"),
+        (["hydra.sweeper.params=range(3)"], "hydra.sweeper.params is of the sweep as a whole"),
+        (["hydra/launcher=pool,local"], "hydra/launcher is of the sweep as a whole"),
     ],
 )
 def test_a_wrong_sweep_is_refused_before_anything_starts(words: list[str], message: str) -> None:
