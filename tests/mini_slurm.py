@@ -230,6 +230,8 @@ def _free_ports() -> int:
 if __name__ == "__main__":
     if reason := missing():
         sys.exit(reason)
+    for signum in (signal.SIGINT, signal.SIGTERM):  # a shell's & lets the first be ignored
+        signal.signal(signum, signal.default_int_handler)
     with running(Path(sys.argv[1])) as started:
         print(f"export SLURM_CONF={started.environment['SLURM_CONF']}", flush=True)
         with contextlib.suppress(KeyboardInterrupt):
