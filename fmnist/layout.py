@@ -3,6 +3,7 @@
 import contextlib
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
 
 from fmnist.errors import UserError
@@ -26,22 +27,21 @@ def check(folder: Path) -> None:
 
 def check_file(path: Path) -> None:
     """Raise UserError for whatever stands at `path` and is no file: a link may lead anywhere."""
-    mode = _mode(path)
-    if mode is not None and not stat.S_ISREG(mode):
-        raise UserError(
-            f"{path} is a link or no file, and is not written to. Delete it, then type "
-            "the same line again."
-        )
+    _check_kind(
+        path,
+        stat.S_ISREG,
+        "is a link or no file, and is not written to. Delete it, then type the same line again.",
+    )
 
 
 def check_folder(path: Path) -> None:
     """Raise UserError for whatever stands at `path` and is no folder."""
-    mode = _mode(path)
-    if mode is not None and not stat.S_ISDIR(mode):
-        raise UserError(
-            f"{path} is a link or no folder, and nothing is written there. Delete it, or put the "
-            "folder itself in its place, then type the same line again."
-        )
+    _check_kind(
+        path,
+        stat.S_ISDIR,
+        "is a link or no folder, and nothing is written there. Delete it, or put the folder itself "
+        "in its place, then type the same line again.",
+    )
 
 
 def make(path: Path) -> None:
@@ -79,8 +79,10 @@ def point_latest(folder: Path) -> None:
             temporary.unlink()
 
 
-def _mode(path: Path) -> int | None:
+def _check_kind(path: Path, is_kind: Callable[[int], bool], otherwise: str) -> None:
     try:
-        return path.lstat().st_mode
+        mode = path.lstat().st_mode
     except OSError:  # nothing there, or nothing that can be looked at: writing tells
-        return None
+        return
+    if not is_kind(mode):
+        raise UserError(f"{path} {otherwise}")

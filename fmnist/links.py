@@ -17,9 +17,7 @@ from fmnist.launch import LOCAL, Launch
 
 CONNECT_S = 120.0  # for process 0 to answer
 HELLO_S = 5.0  # for a stranger on one of our ports to say who it is
-MARK_S = (
-    30.0  # for process 0 to answer once connected: importing torch, it may hear nothing for long
-)
+MARK_S = 30.0  # for process 0 to answer once connected: it may be importing torch
 Message = dict[str, Any]
 
 

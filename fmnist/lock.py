@@ -171,10 +171,15 @@ def _beats(path: Path) -> bool:
     first = stamp(path)
     deadline = time.monotonic() + QUIET_S
     while time.monotonic() < deadline:
-        time.sleep(min(1.0, QUIET_S / 5))
+        pause()
         if stamp(path) != first:
             return True
     return False
+
+
+def pause() -> None:
+    """Sleep between two looks at a heartbeat."""
+    time.sleep(min(1.0, QUIET_S / 5))
 
 
 def stamp(path: Path) -> int | None:

@@ -27,9 +27,8 @@ def submit(asked: Command, words: Sequence[str], is_trial: bool) -> None:
     config = configs.settle(configs.check(asked.cfg, asked.typed, asked.folders))
     place = _place(config, is_trial)
     config_dir = asked.folders[1] if len(asked.folders) > 1 else None
-    again = ["-m", *["--trust"] * consent.is_given()]
-    again += ["--config-dir", str(config_dir)] if config_dir else []
-    again += [*words, *([] if config["name"] else [f"name={place.name}"])]
+    name = [] if config["name"] else [f"name={place.name}"]
+    again = slurm.again(config_dir, [*words, *name])
     settings = {k: v for k, v in asked.hydra.launcher.items() if k != "_target_"}
     line = Line(asked.typed, place, config_dir, consent.is_given())
     with slurm.no_empty_folder(place):

@@ -17,7 +17,7 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
-from fmnist import lock, record
+from fmnist import consent, lock, record
 from fmnist.errors import Interrupted, UsageError, UserError
 from fmnist.sweeps import plan, scheduler, script
 from fmnist.sweeps.receipt import Receipt, Watch
@@ -61,6 +61,12 @@ class SlurmLauncher(Launcher):
 
     def submitter(self, folder: Path, again: Sequence[str]) -> "Submitter":
         return Submitter(folder, self.settings, self.trainer, again)
+
+
+def again(config_dir: Path | None, words: Sequence[str]) -> list[str]:
+    """Return what is to be typed after train.py to submit the same jobs."""
+    folder = ["--config-dir", str(config_dir)] if config_dir else []
+    return ["-m", *["--trust"] * consent.is_given(), *folder, *words]
 
 
 class Submitter:

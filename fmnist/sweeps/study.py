@@ -6,7 +6,6 @@ tells how it ended, so a study is brought up to date from its folders.
 
 import contextlib
 import json
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -159,7 +158,7 @@ class Study:
         looks = Looks()  # a process that was alive earlier may have died since
         trial, is_sure = self._abandoned(looks)
         while not (trial or is_sure):
-            time.sleep(min(1.0, lock.QUIET_S / 5))
+            lock.pause()
             trial, is_sure = self._abandoned(looks)
         return trial
 
@@ -170,7 +169,7 @@ class Study:
         while not self._claims.take(number):  # first, or others would find it abandoned
             if self._claims.is_alive(number, [], self._claims.looks):
                 break  # at work for a study that was deleted
-            time.sleep(min(1.0, lock.QUIET_S / 5))
+            lock.pause()
         return self._study.ask()
 
     def _runs(self, frozen: FrozenTrial) -> list[Path]:

@@ -70,10 +70,7 @@ class JobSweeper(Sweeper):
         """Return what hands the jobs to SLURM, None where they run under this process."""
         if not isinstance(self.launcher, SlurmLauncher):
             return None
-        folder = self._folder()
-        flags = ["-m", *["--trust"] * consent.is_given()]
-        flags += ["--config-dir", str(folder)] if folder else []
-        return self.launcher.submitter(jobs.folder, [*flags, *self.words()])
+        return self.launcher.submitter(jobs.folder, slurm.again(self._folder(), self.words()))
 
     def show(
         self, lines: Sequence[str], submitter: Submitter | None, tasks: Sequence[Line]
